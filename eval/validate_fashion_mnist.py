@@ -1,0 +1,13 @@
+"""Measure weights on the Fashion-MNIST test set.
+
+    python eval/validate_fashion_mnist.py --data DIR lrunet10_100.zoo_fmnist
+
+DIR holds the four idx files, plain or gzipped, or the folder torchvision keeps them in.
+"""
+
+import sys
+
+from zoo.cli.evaluate import validate_script
+
+if __name__ == "__main__":
+    sys.exit(validate_script(__doc__, "fashion-mnist"))

@@ -1,0 +1,164 @@
+"""The command line: output forms, exit codes, one line for each mistake."""
+
+import csv
+import json
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from PIL import Image
+
+from zoo.cli import main
+from zoo.cli.demo import SAMPLE
+from zoo.weights.manifest import weights
+
+NAME = "lrunet1_100.zoo_fmnist"
+
+
+def run(*words):
+    return subprocess.run(
+        [sys.executable, "-m", "zoo", *map(str, words)], cwd=ROOT, capture_output=True, text=True, timeout=180
+    )
+
+
+def test_list_json_is_alone_on_standard_output(capsys):
+    assert main(["list", "lrunet1*", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert {"name", "family", "params", "pretrained"} <= set(rows[0])
+    assert {row["name"] for row in rows} == {"lrunet1_100", "lrunet1_200", "lrunet10_100", "lrunet10_200"} | {
+        "lrunet14_100",
+        "lrunet14_200",
+    }
+    assert next(row for row in rows if row["name"] == "lrunet1_100")["params"] == 130_250
+
+
+def test_list_pretrained_has_one_object_per_weight(capsys):
+    assert main(["list", "--pretrained", "--json", "*.okankop_*"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["name"] for row in rows] == sorted(n for n in weights() if ".okankop_" in n)
+    assert all(row["pretrained"] and row["licence"] == "MIT" for row in rows)
+
+
+def test_list_and_info_tables(capsys):
+    assert main(["list", "lrunet*", "--pretrained"]) == 0
+    assert NAME in capsys.readouterr().out
+    assert main(["info", NAME]) == 0
+    assert weights()[NAME]["sha256"] in capsys.readouterr().out
+    assert main(["info", "lrunet10_100"]) == 0
+    assert "182,090" in capsys.readouterr().out.replace("182090", "182,090")
+
+
+@pytest.mark.parametrize("ending", ["json", "csv"])
+def test_validate_writes_results(tmp_path, capsys, ending):
+    file = tmp_path / f"r.{ending}"
+    assert main(["validate", NAME, "--dataset", "fashion-mnist", "--data", str(SAMPLE), "--results", str(file)]) == 0
+    assert NAME in capsys.readouterr().out
+    row = json.loads(file.read_text())[0] if ending == "json" else next(csv.DictReader(file.open()))
+    assert row["name"] == NAME
+    assert int(row["n"]) == 1000
+    assert float(row["top1"]) > 85
+    assert float(row["top1"]) < float(row["top5"]) <= 100
+    assert row["sha256"] == weights()[NAME]["sha256"]
+    assert "torch" in row["versions"]
+    assert float(row["images_per_second"]) > 0
+    low, high = row["interval"] if ending == "json" else map(float, row["interval"].split("-"))
+    assert low < float(row["top1"]) < high
+
+
+def test_predict_takes_images_of_any_mode_and_size(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    modes = {"L": 1, "RGB": 3, "RGBA": 4}
+    files = []
+    for mode, channels in modes.items():
+        pixels = rng.integers(0, 256, (37, 61, channels), np.uint8).squeeze()
+        files.append(tmp_path / f"{mode}.png")
+        Image.fromarray(pixels).save(files[-1])
+    for mode in ("1", "P", "LA", "CMYK", "I;16", "F"):
+        files.append(tmp_path / f"{mode.replace(';', '')}.{'tif' if mode in ('CMYK', 'F') else 'png'}")
+        source = Image.fromarray(rng.integers(0, 256, (5, 300), np.uint8))
+        if mode == "I;16":
+            Image.fromarray(rng.integers(0, 65536, (20, 20), np.uint16)).save(files[-1])
+        else:
+            source.convert("L").convert(mode).save(files[-1])
+    assert main(["predict", NAME, *map(str, files), "--json", "--top", "4"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["image"] for row in rows] == [str(file) for file in files]
+    for row in rows:
+        assert len(row["guesses"]) == 4
+        assert row["guesses"][0]["probability"] >= row["guesses"][1]["probability"]
+
+
+def test_sixteen_bit_images_are_scaled_not_clipped(tmp_path):
+    from zoo.data.images import load_image
+
+    ramp = np.arange(0, 65536, 16, dtype=np.uint16).reshape(64, 64)
+    Image.fromarray(ramp).save(tmp_path / "ramp.png")
+    pixels = np.asarray(load_image(tmp_path / "ramp.png", 1))
+    assert abs(int(np.median(pixels)) - 127) <= 1
+    assert pixels.min() == 0
+    assert pixels.max() == 255
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (["info", "lrunet3_100"], "Did you mean"),
+        (["fetch", "lrunet2_100"], "No pretrained weight"),
+        (["predict", NAME, "missing.png"], "No such image"),
+        (["predict", NAME, "pyproject.toml"], "not an image"),
+        (["validate", NAME, "--dataset", "fashion-mnist", "--data", "nowhere"], "No such folder"),
+        (["validate", NAME, "--dataset", "cifar100", "--data", "."], "100"),
+        (["validate", NAME, "--dataset", "cifar10", "--data", "."], "data_batch|test_batch"),
+        (
+            ["validate", NAME, "--dataset", "fashion-mnist", "--data", str(SAMPLE), "--results", "r.txt"],
+            ".json or .csv",
+        ),
+        (["train", "lrunet11_fmnist", "--data", ".", "--output", "out"], "lrunet10_fmnist"),
+        (["train", "lrunet1_fmnist", "--data", ".", "--output", "o", "--set", "epoch=3"], "epochs"),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_code_1(words, hint):
+    done = run(*words)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert re.search(hint, done.stderr)
+    assert "Traceback" not in done.stderr
+
+
+def test_a_wrong_command_line_is_exit_code_2():
+    assert run("lsit").returncode == 2
+
+
+def test_demo_runs_offline(tmp_path):
+    code = (
+        "import socket, sys; socket.socket.connect = None; import zoo.cli;"
+        f"sys.exit(zoo.cli.main(['demo', '--output', {str(tmp_path)!r}]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=180)
+    assert done.returncode == 0, done.stderr
+    assert "1000" in done.stdout
+    with Image.open(tmp_path / "predictions.png") as sheet:
+        assert sheet.width > 500
+
+
+def test_evaluation_scripts_are_the_same_functions(tmp_path):
+    script = [sys.executable, "eval/validate_fashion_mnist.py", NAME, "--data", str(SAMPLE)]
+    done = subprocess.run(
+        [*script, "--results", str(tmp_path / "r.json")], cwd=ROOT, capture_output=True, text=True, timeout=180
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "r.json").read_text())[0]["n"] == 1000
+    for other in ("cifar", "imagenet"):
+        done = subprocess.run(
+            [sys.executable, f"eval/validate_{other}.py", NAME, "--data", "nowhere"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=180,
+        )
+        assert done.returncode == 1
+        assert len(done.stderr.strip().splitlines()) == 1

@@ -1,0 +1,150 @@
+"""Readers: every accepted layout gives the same arrays; damaged and hostile files are refused by name."""
+
+import gzip
+import hashlib
+import os
+import pickle
+import shutil
+
+import numpy as np
+import pytest
+
+from zoo import DataError
+from zoo.cli.demo import SAMPLE
+from zoo.data import load_arrays
+from zoo.data.arrays import read_idx
+
+
+def idx(array: np.ndarray) -> bytes:
+    return b"\x00\x00\x08" + bytes([array.ndim]) + b"".join(n.to_bytes(4, "big") for n in array.shape) + array.tobytes()
+
+
+@pytest.fixture
+def fashion(tmp_path):
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(0, 256, (7, 28, 28), np.uint8), rng.integers(0, 10, 7).astype(np.uint8)
+    return tmp_path, images, labels
+
+
+@pytest.mark.parametrize("folder", ["", "FashionMNIST/raw"])
+@pytest.mark.parametrize("zipped", [False, True])
+def test_fashion_mnist_layouts(fashion, folder, zipped):
+    root, images, labels = fashion
+    place = root / folder
+    place.mkdir(parents=True, exist_ok=True)
+    for name, array in (("t10k-images-idx3-ubyte", images), ("t10k-labels-idx1-ubyte", labels)):
+        if zipped:
+            (place / f"{name}.gz").write_bytes(gzip.compress(idx(array)))
+        else:
+            (place / name).write_bytes(idx(array))
+    x, y = load_arrays("fashion-mnist", root, "test")
+    assert x.shape == (7, 1, 28, 28)
+    assert np.array_equal(x[:, 0], images)
+    assert np.array_equal(y, labels)
+    assert y.dtype == np.int64
+    with pytest.raises(DataError, match="train split"):
+        load_arrays("fashion-mnist", root, "train")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\x00\x00\x08\x01",
+        b"\x00\x00\x08\x03\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff",  # asks for 10^28 bytes
+        b"\x00\x00\x0d\x01\x00\x00\x00\x01\x00",  # floats
+        b"\x00\x00\x08\x01\x00\x00\x00\x05abc",  # too short
+        b"\x00\x00\x08\x01\x00\x00\x00\x02abc",  # too long
+    ],
+)
+@pytest.mark.parametrize("zipped", [False, True])
+def test_damaged_idx_files(tmp_path, content, zipped):
+    path = tmp_path / ("x.gz" if zipped else "x")
+    path.write_bytes(gzip.compress(content) if zipped else content)
+    with pytest.raises(DataError, match=str(path)):
+        read_idx(path)
+
+
+def test_truncated_gzip(tmp_path):
+    shutil.copytree(SAMPLE, tmp_path / "s")
+    path = tmp_path / "s" / "t10k-images-idx3-ubyte.gz"
+    path.write_bytes(path.read_bytes()[:100_000])
+    with pytest.raises(DataError, match="Fetch the file again"):
+        load_arrays("fashion-mnist", tmp_path / "s", "test")
+
+
+def cifar_batches(classes: int) -> tuple[dict, dict]:
+    rng = np.random.default_rng(1)
+    names = [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"] if classes == 10 else ["train", "test"]
+    pixels = {name: rng.integers(0, 256, (3, 3072), np.uint8) for name in names}
+    labels = {name: rng.integers(0, classes, 3).tolist() for name in names}
+    return pixels, labels
+
+
+@pytest.mark.parametrize("classes", [10, 100])
+@pytest.mark.parametrize("sub", [True, False])
+def test_cifar_layouts_agree(tmp_path, classes, sub):
+    pixels, labels = cifar_batches(classes)
+    binary, python = (
+        ("cifar-10-batches-bin", "cifar-10-batches-py") if classes == 10 else ("cifar-100-binary", "cifar-100-python")
+    )
+    a, b = (tmp_path / "a" / binary, tmp_path / "b" / python) if sub else (tmp_path / "a", tmp_path / "b")
+    a.mkdir(parents=True)
+    b.mkdir(parents=True)
+    for name, data in pixels.items():
+        rows = [
+            bytes([7] * (classes == 100) + [label]) + row.tobytes()
+            for label, row in zip(labels[name], data, strict=True)
+        ]
+        (a / f"{name}.bin").write_bytes(b"".join(rows))
+        content = {b"data": data, b"labels" if classes == 10 else b"fine_labels": labels[name]}
+        (b / name).write_bytes(pickle.dumps(content, protocol=2))
+    for split in ("train", "test"):
+        x, y = load_arrays(f"cifar{classes}", tmp_path / "a", split)
+        u, v = load_arrays(f"cifar{classes}", tmp_path / "b", split)
+        assert np.array_equal(x, u)
+        assert np.array_equal(y, v)
+        assert x.shape == ((15 if classes == 10 and split == "train" else 3), 3, 32, 32)
+    first = pixels["data_batch_1" if classes == 10 else "train"][0]
+    assert np.array_equal(load_arrays(f"cifar{classes}", tmp_path / "a", "train")[0][0].ravel(), first)
+
+
+def test_a_hostile_cifar_pickle_is_not_executed(tmp_path):
+    class Bomb:
+        def __reduce__(self):
+            return (os.system, (f"touch {tmp_path / 'executed'}",))
+
+    (tmp_path / "test_batch").write_bytes(pickle.dumps({b"data": Bomb()}))
+    with pytest.raises(DataError, match="system"):
+        load_arrays("cifar10", tmp_path, "test")
+    assert not (tmp_path / "executed").exists()
+
+
+def test_a_cifar_file_of_the_wrong_size(tmp_path):
+    (tmp_path / "test_batch.bin").write_bytes(bytes(3074))
+    with pytest.raises(DataError, match="multiple of 3073"):
+        load_arrays("cifar10", tmp_path, "test")
+
+
+def test_labels_outside_the_classes(tmp_path):
+    (tmp_path / "test_batch.bin").write_bytes(bytes([11]) + bytes(3072))
+    with pytest.raises(DataError, match=r"outside 0\.\.9"):
+        load_arrays("cifar10", tmp_path, "test")
+
+
+def test_the_bundled_sample_is_what_its_readme_says():
+    text = (SAMPLE / "README.md").read_text()
+    for path in SAMPLE.glob("*.gz"):
+        assert hashlib.sha256(path.read_bytes()).hexdigest() in text
+        assert hashlib.sha256(gzip.decompress(path.read_bytes())).hexdigest() in text
+    images, labels = load_arrays("fashion-mnist", SAMPLE, "test")
+    assert images.shape == (1000, 1, 28, 28)
+    assert len(set(labels.tolist())) == 10
+
+
+def test_the_bundled_sample_is_the_start_of_the_test_set(fashion_mnist):
+    images, labels = load_arrays("fashion-mnist", fashion_mnist, "test")
+    assert hashlib.sha256(images[:, 0].tobytes()).hexdigest().startswith("c867c93ff95360594e8ec3287995350b")
+    sample, sample_labels = load_arrays("fashion-mnist", SAMPLE, "test")
+    assert np.array_equal(images[:1000], sample)
+    assert np.array_equal(labels[:1000], sample_labels)

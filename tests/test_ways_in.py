@@ -1,0 +1,157 @@
+"""Every way in gives the same verified network: timm, zoo, torch.hub, a local folder, the command line."""
+
+import json
+import shutil
+import subprocess
+import sys
+import warnings
+
+import pytest
+import timm
+import torch
+from conftest import ROOT
+from timm.models import list_models as timm_list_models
+
+import zoo
+from zoo.weights.manifest import weights
+
+NAME = "lrunet1_100.zoo_fmnist"
+ARCH, TAG = NAME.split(".")
+BLOCKED = "import socket; socket.socket.connect = None; "
+
+
+def same(a: torch.nn.Module, b: torch.nn.Module) -> bool:
+    return a.state_dict().keys() == b.state_dict().keys() and all(
+        torch.equal(v, b.state_dict()[k]) for k, v in a.state_dict().items()
+    )
+
+
+@pytest.fixture(scope="module")
+def expected():
+    return timm.create_model(NAME, pretrained=True)
+
+
+def test_zoo_and_timm_agree(expected):
+    assert same(zoo.create_model(NAME, pretrained=True), expected)
+    assert same(zoo.create_model(ARCH, pretrained=True), expected), "ours is the architecture's default weight"
+    assert timm.models.is_model_pretrained(NAME)
+    assert NAME in timm.list_pretrained("lrunet*")
+
+
+def test_local_folder_as_timm_reads_it(expected, tmp_path):
+    assert same(timm.create_model(f"local-dir:{ROOT / 'hub' / NAME}", pretrained=True), expected)
+    shutil.copytree(ROOT / "hub" / NAME, tmp_path / "copy")
+    with open(tmp_path / "copy" / "model.safetensors", "r+b") as file:
+        file.seek(-3, 2)
+        file.write(b"\x55")
+    with pytest.raises(zoo.HashMismatchError):
+        timm.create_model(f"local-dir:{tmp_path / 'copy'}", pretrained=True)
+
+
+def test_torch_hub_from_a_folder(expected):
+    assert same(torch.hub.load(str(ROOT), ARCH, source="local", pretrained=True), expected)
+    assert same(torch.hub.load(str(ROOT), ARCH, source="local", pretrained=True, tag=TAG), expected)
+
+
+def test_torch_hub_from_a_prepared_cache_with_sockets_blocked(tmp_path):
+    """The way ``owner/repository:tag`` goes once it is in torch's cache; also its list and help."""
+    folder = tmp_path / "owner_repository_v1.0"
+    ignore = shutil.ignore_patterns(".git", ".venv", "tests", "out", "__pycache__")
+    shutil.copytree(ROOT, folder, ignore=ignore)
+    code = BLOCKED + (
+        "import sys, torch; torch.hub.set_dir(sys.argv[1]); repo = 'owner/repository:v1.0';"
+        "names = torch.hub.list(repo, trust_repo=True);"
+        f"model = torch.hub.load(repo, {ARCH!r}, pretrained=True, trust_repo=True);"
+        "import json, zoo, timm.models;"
+        "print(json.dumps([names, zoo.__file__, zoo.list_models(), torch.hub.help(repo, 'lrunet10_100'),"
+        "float(model.head.fc.weight.sum())]))"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], cwd=tmp_path, capture_output=True, text=True, timeout=180
+    )
+    assert run.returncode == 0, run.stderr
+    names, file, models, text, total = json.loads(run.stdout.splitlines()[-1])
+    assert file.startswith(str(folder)), "the copy in torch's cache was used"
+    assert sorted(names) == sorted(models), "entry points are the architectures, and nothing else"
+    assert "10-LruNet-1x" in text
+    assert "pretrained" in text
+    assert total == pytest.approx(float(timm.create_model(NAME, pretrained=True).head.fc.weight.sum()))
+
+
+def test_command_line_fetches_the_same_file():
+    run = subprocess.run(
+        [sys.executable, "-m", "zoo", "fetch", NAME], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert run.returncode == 0, run.stderr
+    assert weights()[NAME]["sha256"] in run.stdout
+
+
+@pytest.mark.parametrize(("channels", "classes"), [(3, 10), (1, 5), (4, 0)])
+def test_pretrained_is_adapted_to_other_channels_and_classes(expected, channels, classes):
+    model = timm.create_model(NAME, pretrained=True, in_chans=channels, num_classes=classes).eval()
+    assert model.stem.conv.in_channels == channels
+    assert torch.equal(model.stages[2].block.pw.weight, expected.stages[2].block.pw.weight)
+    if channels == 3:  # timm repeats a one-channel kernel and scales it, so that grey images look the same
+        x = torch.rand(2, 1, 28, 28)
+        torch.testing.assert_close(model(x.expand(-1, 3, -1, -1)), expected.eval()(x), rtol=1e-4, atol=1e-4)
+
+
+def test_pretrained_features(expected):
+    x = torch.rand(2, 1, 28, 28)
+    levels = timm.create_model(NAME, pretrained=True, features_only=True).eval()(x)
+    whole = expected.eval().forward_intermediates(x, intermediates_only=True)
+    assert all(torch.equal(a, b) for a, b in zip(levels, whole, strict=True))
+
+
+def test_no_name_is_timms():
+    """Asked in a process that has never imported zoo."""
+    code = "import json, timm; print(json.dumps([timm.list_models(), timm.list_modules()]))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, cwd=ROOT / "tests")
+    theirs, modules = json.loads(run.stdout)
+    assert not set(zoo.list_models()) & set(theirs)
+    ours = [module for family in zoo.models.FAMILIES.values() for module in family]
+    assert not set(ours) & set(modules)
+    assert len(set(ours)) == len(ours)
+    assert set(theirs) <= set(timm_list_models()), "none of timm's names was taken away"
+
+
+def test_importing_warns_of_nothing():
+    run = subprocess.run(
+        [sys.executable, "-W", "error::UserWarning", "-c", "import zoo"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert run.returncode == 0, run.stderr
+    assert run.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("lrunet11_100", "lrunet10_100"),
+        ("lrunet10_100.zoo_c100", "lrunet10_100.zoo_fmnist"),
+        ("resnet18", "No model is called"),
+    ],
+)
+def test_unknown_names_show_close_ones(name, hint):
+    with pytest.raises(zoo.UnknownNameError, match=hint):
+        zoo.create_model(name)
+
+
+def test_an_unknown_argument_is_one_sentence():
+    with pytest.raises(zoo.ZooError, match="banana"):
+        zoo.create_model("lrunet2_100", banana=1)
+
+
+def test_counts_of_a_network_that_runs_a_layer_twice():
+    counts = zoo.count_parameters(zoo.create_model("lrunet2_100"), (3, 32, 32))
+    kernels = sum(18 * p + p * p // 4 for p in (64, 128, 256, 512))
+    biases = sum(3 * p for p in (64, 128, 256, 512))
+    head = 27 * 64 + 64 + 512 // 8 * 256 + 256 + 256 * 10 + 10
+    assert counts["stored"] == counts["unique"] == 137_162
+    assert counts["inference"] == 2 * (kernels + biases) + head
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert zoo.counting.count_uses(zoo.create_model("lrunet2_100"), (3, 32, 32))["macs"] == 5_515_264

@@ -1,0 +1,371 @@
+"""The manifest, and where weights come from: order of sources, verification, faults of real servers."""
+
+import copy
+import hashlib
+import json
+import os
+import shutil
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import jsonschema
+import pytest
+import timm
+import torch
+from conftest import ROOT
+from loopback import COMMIT, Hub, Server, running
+from safetensors.torch import load_file, save_file
+
+import zoo
+from zoo.weights import fetch as fetching
+from zoo.weights.card import model_card
+from zoo.weights.convert import safetensors_bytes
+from zoo.weights.fetch import cached_file, fetch
+from zoo.weights.manifest import manifest, source, timm_cfgs, weights
+from zoo.weights.verify import load_release, sha256_of
+
+OURS = [name for name, entry in weights().items() if entry["origin"] == "zoo"]
+THEIRS = [name for name, entry in weights().items() if entry["origin"] == "okankop"]
+SMALL = "lrunet1_100.okankop_fmnist"
+
+
+@pytest.fixture
+def entries(monkeypatch):
+    """The manifest's weights, a copy that a test may change."""
+    changed = copy.deepcopy(manifest())
+    monkeypatch.setattr("zoo.weights.manifest.manifest", lambda: changed)
+    return changed["weights"]
+
+
+def pickled(state: dict, path: Path) -> None:
+    """Write a state dict as the authors' files are: a pickle without zip, a wrapper's prefix, figures beside it."""
+    content = {"net": {f"module.{k}": v for k, v in state.items()}, "acc": 91.17, "epoch": 74}
+    torch.save(content, path, _use_new_zipfile_serialization=False)
+
+
+@pytest.fixture
+def release(entries, own_cache, tmp_path):
+    """A release server with a file in the authors' form, and a manifest entry that points at it."""
+    torch.manual_seed(0)
+    reference = zoo.create_reference("lrunet", "lrunet", layer_reuse=1, init_ch=1)
+    state = {reference.reference_key(k): v for k, v in reference.state_dict().items() if "num_batches" not in k}
+    pickled(state, tmp_path / "original.t7")
+    original = (tmp_path / "original.t7").read_bytes()
+    entry = entries[SMALL]
+    converted = safetensors_bytes(state, source(entry, "release")["metadata"])
+    entry["sha256"], entry["size"] = hashlib.sha256(converted).hexdigest(), len(converted)
+    with running(Server()) as server:
+        server.files["/pretrained/original.t7"] = original
+        source(entry, "release").update(
+            url=f"{server.url}/pretrained/original.t7", sha256=hashlib.sha256(original).hexdigest()
+        )
+        yield server
+
+
+# ---- the manifest ----
+
+
+def test_manifest_follows_its_schema():
+    schema = json.loads((ROOT / "zoo" / "weights" / "manifest.schema.json").read_text())
+    jsonschema.Draft202012Validator.check_schema(schema)
+    jsonschema.validate(manifest(), schema)
+    broken = copy.deepcopy(manifest())
+    next(iter(broken["weights"].values()))["sha256"] = "abc"
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(broken, schema)
+
+
+def test_manifest_names_are_architectures_and_their_order_is_the_order_of_preference():
+    order = ["c10", "c100", "fmnist", "in1k"]
+    architectures = zoo.list_models()
+    for name in weights():
+        arch, tag = name.split(".")
+        assert arch in architectures
+        assert tag.rsplit("_", 1)[1] == zoo.registry.weights()[name]["dataset"].replace("cifar", "c").replace(
+            "fashion-mnist", "fmnist"
+        ).replace("imagenet", "in1k")
+        same = [n for n in weights() if n.split(".")[0] == arch]
+        ranked = sorted(same, key=lambda n: (weights()[n]["origin"] != "zoo", order.index(n.rsplit("_", 1)[1])))
+        assert same == ranked
+
+
+def test_the_authors_18_weights_are_there():
+    assert len(THEIRS) == 18
+
+
+def test_timm_configurations_come_from_the_manifest():
+    for name, entry in weights().items():
+        cfg = timm.models.get_pretrained_cfg(name).to_dict()
+        assert cfg["num_classes"] == entry["num_classes"]
+        assert list(cfg["input_size"]) == entry["preprocessing"]["input_size"]
+        assert list(cfg["mean"]) == entry["preprocessing"]["mean"]
+        model = timm.create_model(name)
+        assert model.num_classes == entry["num_classes"]
+        assert model.get_submodule(cfg["first_conv"]).in_channels == entry["preprocessing"]["input_size"][0]
+        counts = zoo.count_parameters(model, tuple(entry["preprocessing"]["input_size"]))
+        assert counts["stored"] == entry["params"]["stored"]
+        assert counts["inference"] == entry["params"]["inference"]
+
+
+def test_nothing_unpublished_counts_as_on_the_hub():
+    """No Hub repository, no Hub source: neither in the manifest nor in timm's configurations."""
+    for name, entry in weights().items():
+        hub = source(entry, "hub")
+        assert hub is None or len(hub["revision"]) == 40
+        assert bool(timm.models.get_pretrained_cfg(name).hf_hub_id) == (hub is not None)
+
+
+def test_a_staged_file_that_is_not_in_this_copy_is_no_source(entries, monkeypatch, tmp_path):
+    monkeypatch.setattr("zoo.weights.manifest.shipped_hub", lambda: tmp_path)
+    arch = OURS[0].split(".")[0]
+    cfgs = timm_cfgs([arch], first_conv="stem.conv", classifier="head.fc", pool_size=(2, 2))
+    assert "file" not in cfgs[OURS[0]]
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_staged_weights_are_the_manifests(name):
+    entry = weights()[name]
+    folder = ROOT / "hub" / name
+    path = folder / "model.safetensors"
+    assert sha256_of(path) == entry["sha256"]
+    assert path.stat().st_size == entry["size"] < 4 << 20
+    config = json.loads((folder / "config.json").read_text())
+    assert f"{config['architecture']}.{config['pretrained_cfg']['tag']}" == name
+    assert (folder / "README.md").read_text() == model_card(name, entry)
+    log = [json.loads(line) for line in (folder / "training_log.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in log] == list(range(1, len(log) + 1))
+    assert (folder / "curve.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_nonzero_counts_are_the_files():
+    for name in OURS:
+        entry = weights()[name]
+        model = timm.create_model(name, pretrained=True)
+        assert zoo.count_parameters(model, tuple(entry["preprocessing"]["input_size"])) == entry["params"]
+
+
+# ---- conversion ----
+
+
+def test_conversion_gives_the_documented_bytes(released):
+    """From tensors and metadata to exactly the file whose sha256 the manifest has, for all 18."""
+    for name in THEIRS:
+        release = source(weights()[name], "release")
+        file = next(p for p in released.glob("*.safetensors") if sha256_of(p) == weights()[name]["sha256"])
+        content = safetensors_bytes(load_file(file), release["metadata"])
+        assert hashlib.sha256(content).hexdigest() == weights()[name]["sha256"]
+
+
+def test_a_hostile_pickle_is_not_executed(tmp_path):
+    class Bomb:
+        def __reduce__(self):
+            return (os.system, (f"touch {tmp_path / 'executed'}",))
+
+    for zipped in (True, False):
+        torch.save({"net": Bomb()}, tmp_path / "bomb.t7", _use_new_zipfile_serialization=zipped)
+        with pytest.raises(zoo.WeightError, match="read safely"):
+            load_release(tmp_path / "bomb.t7")
+    assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>", b"\x80\x02}q\x00."])
+def test_a_file_that_is_no_checkpoint_is_refused(content, tmp_path):
+    (tmp_path / "x.t7").write_bytes(content)
+    with pytest.raises(zoo.WeightError, match=r"x\.t7"):
+        load_release(tmp_path / "x.t7")
+
+
+# ---- sources ----
+
+
+def test_release_is_fetched_converted_cached_and_loaded(release, own_cache, entries):
+    model = timm.create_model(SMALL, pretrained=True)
+    assert fetch(SMALL).kind == "cache"
+    assert release.requests == ["GET /pretrained/original.t7"]
+    state = load_file(cached_file(SMALL, entries[SMALL]))
+    assert torch.equal(model.stages[0].block.dw.weight, state["stage1.dw.weight"])
+    assert [p.name for p in cached_file(SMALL, entries[SMALL]).parent.iterdir() if "download" in p.name] == []
+
+
+def test_staged_comes_before_cache_and_network(release, entries, tmp_path, monkeypatch):
+    fetch(SMALL)
+    folder = tmp_path / "hub" / SMALL
+    folder.mkdir(parents=True)
+    shutil.copyfile(cached_file(SMALL, entries[SMALL]), folder / "model.safetensors")
+    monkeypatch.setenv("ZOO_HUB", str(tmp_path / "hub"))
+    assert fetch(SMALL).path == folder / "model.safetensors"
+
+
+@pytest.mark.parametrize("fault", ["status:404", "status:429", "status:500", "cut", "flip", "html", "loop"])
+def test_release_faults_leave_nothing_behind(release, own_cache, fault):
+    release.fault = fault
+    with pytest.raises(zoo.WeightError) as caught:
+        timm.create_model(SMALL, pretrained=True)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert f"{release.url}/pretrained/original.t7" in message
+    if fault in ("flip", "html"):
+        assert "sha256" in message
+    assert [p for p in own_cache.rglob("*") if p.is_file() and p.name != ".lock"] == []
+    release.fault = ""
+    assert fetch(SMALL).kind == "release"
+
+
+def test_a_release_larger_than_possible_is_cut_off(release, own_cache, entries):
+    release.files["/pretrained/original.t7"] = bytes(4 * entries[SMALL]["size"] + (4 << 20))
+    with pytest.raises(zoo.WeightError, match="cannot be the original"):
+        fetch(SMALL)
+
+
+def test_a_conversion_that_differs_is_deleted(release, own_cache, entries):
+    entries[SMALL]["sha256"] = "0" * 64
+    with pytest.raises(zoo.WeightError, match="sha256"):
+        fetch(SMALL)
+    assert list(own_cache.rglob("*.safetensors")) == []
+
+
+def test_a_corrupt_cache_is_replaced_by_the_next_source(release, own_cache, entries):
+    fetch(SMALL)
+    path = cached_file(SMALL, entries[SMALL])
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1
+    path.write_bytes(content)
+    assert fetch(SMALL).kind == "release"
+    assert sha256_of(path) == entries[SMALL]["sha256"]
+
+
+def test_no_network_is_one_line_that_says_what_to_do(entries, own_cache):
+    source(entries[SMALL], "release")["url"] = "http://127.0.0.1:9/original.t7"
+    with pytest.raises(zoo.WeightError, match=r"ZOO_HUB|Put its file at .*model\.safetensors") as caught:
+        timm.create_model(SMALL, pretrained=True)
+    assert entries[SMALL]["sha256"] in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_offline_makes_no_request(release, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(zoo.WeightError, match="HF_HUB_OFFLINE"):
+        fetch(SMALL)
+    assert release.requests == []
+
+
+def test_read_only_cache_is_an_error_that_names_it(release, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "file"))  # a folder cannot be made there, even by root
+    with pytest.raises(zoo.WeightError, match="ZOO_CACHE"):
+        fetch(SMALL)
+    folder = tmp_path / "locked"
+    folder.mkdir()
+    monkeypatch.setenv("ZOO_CACHE", str(folder))
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)
+    folder.chmod(stat.S_IRUSR | stat.S_IXUSR)
+    with pytest.raises(zoo.WeightError, match="ZOO_CACHE"):
+        fetch(SMALL)
+
+
+@pytest.mark.parametrize("damage", ["bit", "short", "empty"])
+def test_a_staged_file_that_mismatches_ends_the_load_and_stays(release, entries, tmp_path, monkeypatch, damage):
+    good = fetch(SMALL).path.read_bytes()
+    path = tmp_path / "hub" / SMALL / "model.safetensors"
+    path.parent.mkdir(parents=True)
+    bad = {"bit": good[:-1] + bytes([good[-1] ^ 1]), "short": good[:1000], "empty": b""}[damage]
+    path.write_bytes(bad)
+    monkeypatch.setenv("ZOO_HUB", str(tmp_path / "hub"))
+    with pytest.raises(zoo.HashMismatchError) as caught:
+        timm.create_model(SMALL, pretrained=True)
+    for word in ("sha256", entries[SMALL]["sha256"], hashlib.sha256(bad).hexdigest(), str(path)):
+        assert word in str(caught.value)
+    assert path.read_bytes() == bad
+
+
+def test_a_file_the_user_names_must_be_the_weight(release, entries, tmp_path):
+    good = fetch(SMALL).path
+    own = tmp_path / "own.safetensors"
+    shutil.copyfile(good, own)
+    cfg = {"file": str(own)}
+    assert timm.create_model(SMALL, pretrained=True, pretrained_cfg_overlay=cfg) is not None
+    save_file({"a": torch.zeros(1)}, own)
+    with pytest.raises(zoo.HashMismatchError, match=r"own\.safetensors.*sha256"):
+        timm.create_model(SMALL, pretrained=True, pretrained_cfg_overlay=cfg)
+    assert own.exists()
+
+
+def test_an_architecture_without_weights_says_so():
+    with pytest.raises(zoo.WeightError, match="lrunet2_100 has no pretrained weight"):
+        timm.create_model("lrunet2_100", pretrained=True)
+
+
+@pytest.fixture
+def hub(entries, own_cache, tmp_path, monkeypatch):
+    """A Hub endpoint that has one of our weights, which is staged nowhere."""
+    name, entry = OURS[0], entries[OURS[0]]
+    content = (ROOT / "hub" / name / "model.safetensors").read_bytes()
+    monkeypatch.setattr(fetching, "shipped_hub", lambda: tmp_path / "nothing")
+    monkeypatch.setenv("ZOO_HUB", str(tmp_path / "nothing"))
+    entry["sources"] = [{"kind": "hub", "repo": f"org/{name}", "revision": COMMIT, "file": "model.safetensors"}]
+    with running(Hub()) as server:
+        server.files[f"org/{name}/model.safetensors"] = content
+        from huggingface_hub import constants, file_download
+
+        for module in (constants, file_download):
+            if hasattr(module, "ENDPOINT"):
+                monkeypatch.setattr(module, "ENDPOINT", server.url)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hf"))
+        monkeypatch.setattr(
+            constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.url + "/{repo_id}/resolve/{revision}/{filename}"
+        )
+        server.weight, server.cache = name, tmp_path / "hf"
+        yield server
+
+
+def test_hub_is_asked_once_for_a_pinned_revision(hub):
+    assert fetch(hub.weight, hub.cache).kind == "hub"
+    count = len(hub.requests)
+    assert count
+    assert fetch(hub.weight, hub.cache).kind == "hub"
+    assert len(hub.requests) == count
+
+
+def test_a_hub_download_with_a_flipped_bit_is_deleted(hub):
+    hub.fault = "flip"
+    with pytest.raises(zoo.WeightError, match="sha256"):
+        fetch(hub.weight, hub.cache)
+    assert [p for p in hub.cache.rglob("*") if p.is_file() and p.stat().st_size > 10_000] == []
+    hub.fault = ""
+    assert fetch(hub.weight, hub.cache).kind == "hub"
+
+
+# ---- processes ----
+
+
+def test_two_processes_download_once(release, own_cache, entries):
+    release.fault = "slow"
+    changed = json.dumps(entries[SMALL])
+    code = (
+        "import json, sys, zoo.weights.manifest as m; from zoo.weights.fetch import fetch;"
+        f"m.weights()[{SMALL!r}].update(json.loads(sys.argv[1])); print(fetch({SMALL!r}).path)"
+    )
+    runs = [
+        subprocess.Popen([sys.executable, "-c", code, changed], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    paths = {run.communicate(timeout=120)[0].strip() for run in runs}
+    assert [run.returncode for run in runs] == [0, 0]
+    assert paths == {str(cached_file(SMALL, entries[SMALL]))}
+    assert len(release.requests) == 1
+
+
+def test_importing_touches_no_network_and_reads_no_weight():
+    code = (
+        "import socket, builtins, io; socket.socket.connect = None; opened = [];"
+        "real = io.open\n"
+        "def spy(file, *a, **k):\n    opened.append(str(file)); return real(file, *a, **k)\n"
+        "builtins.open = io.open = spy\n"
+        "import zoo; assert not [f for f in opened if f.endswith('.safetensors')], opened;"
+        "print(len(zoo.list_models()))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert run.returncode == 0, run.stderr
+    assert int(run.stdout) > 30

@@ -1,0 +1,26 @@
+"""A model zoo of CNNs whose convolution weights are made from fewer or more tensors than they use.
+
+``import zoo`` registers every architecture with timm; ``timm.create_model(name, pretrained=True)`` then works, with
+each weight's sha256 checked against the manifest.
+"""
+
+from .counting import count_parameters
+from .errors import DataError, HashMismatchError, UnknownNameError, WeightError, ZooError
+from .models import create_reference, load_reference
+from .registry import create_model, describe_entry, list_models
+from .version import __version__
+
+__all__ = [
+    "DataError",
+    "HashMismatchError",
+    "UnknownNameError",
+    "WeightError",
+    "ZooError",
+    "__version__",
+    "count_parameters",
+    "create_model",
+    "create_reference",
+    "describe_entry",
+    "list_models",
+    "load_reference",
+]

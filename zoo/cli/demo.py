@@ -1,0 +1,73 @@
+"""``zoo demo``: the main job, offline, with what the package carries."""
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from ..data import get_dataset, load_arrays
+from ..evaluation.predict import predict
+from ..evaluation.results import table
+from ..evaluation.validate import validate
+from ..files import write_atomically
+from ..registry import create_model
+from ..weights.fetch import fetch
+from ..weights.manifest import facts
+
+WEIGHT = "lrunet1_100.zoo_fmnist"
+SAMPLE = Path(__file__).resolve().parent.parent / "data" / "fashion_mnist_1000"
+
+
+def add_commands(commands: argparse._SubParsersAction) -> None:
+    """Add this group's commands."""
+    parser = commands.add_parser("demo", help="verify, validate and use a weight that the package carries; no network")
+    parser.add_argument("--output", default="out", metavar="DIR", help="folder of the pictures (out)")
+    parser.set_defaults(run=_demo)
+
+
+def _demo(options: argparse.Namespace) -> None:
+    found = fetch(WEIGHT)
+    print(f"{WEIGHT}: sha256 {facts(WEIGHT)['sha256']} verified ({found.kind})", file=sys.stderr)
+    model = create_model(WEIGHT, pretrained=True)
+    result = validate(model, "fashion-mnist", SAMPLE, name=WEIGHT, sha256=facts(WEIGHT)["sha256"])
+    row = [WEIGHT, f"{result.top1:.2f}", "{:.2f}-{:.2f}".format(*result.interval), result.n]
+    print(table([row], ["name", "top-1 %", "95 % interval", "n (first images of the test set)"]))
+
+    images, labels = load_arrays("fashion-mnist", SAMPLE, "test")
+    chosen = [int(np.flatnonzero(labels == k)[0]) for k in range(10)]  # the first image of each class
+    output = Path(options.output)
+    files = []
+    for i in chosen:
+        files.append(output / f"image_{i:03d}.png")
+        write_atomically(lambda file, i=i: Image.fromarray(images[i, 0]).save(file, "png"), files[-1])
+    names = get_dataset("fashion-mnist").classes
+    captions = [
+        (names[labels[i]], names[best[0][0]], best[0][1])
+        for i, best in zip(chosen, predict(model, files, top=1), strict=True)
+    ]
+    sheet = draw_predictions([images[i, 0] for i in chosen], captions)
+    write_atomically(lambda file: sheet.save(file, "png"), output / "predictions.png")
+    print(output / "predictions.png")
+
+
+def draw_predictions(images: list[np.ndarray], captions: list[tuple[str, str, float]], scale: int = 5) -> Image.Image:
+    """Draw grey images in rows of five, each with its class, the guess and the guess's probability.
+
+    Args:
+        images: (height, width), uint8.
+        captions: (true class, guessed class, probability) of each.
+        scale: Pixels per image pixel.
+    """
+    side, text_height, columns = images[0].shape[0] * scale, 40, 5
+    rows = -(-len(images) // columns)
+    sheet = Image.new("RGB", (columns * (side + 10) + 10, rows * (side + text_height + 10) + 10), "white")
+    draw = ImageDraw.Draw(sheet)
+    font = ImageFont.load_default(13)
+    for k, (image, (true, guess, probability)) in enumerate(zip(images, captions, strict=True)):
+        x, y = 10 + k % columns * (side + 10), 10 + k // columns * (side + text_height + 10)
+        sheet.paste(Image.fromarray(image).resize((side, side), Image.Resampling.NEAREST), (x, y))
+        draw.text((x, y + side + 3), f"{guess} {100 * probability:.0f} %", "green" if guess == true else "red", font)
+        draw.text((x, y + side + 20), f"is {true}", "black", font)
+    return sheet

@@ -1,0 +1,84 @@
+"""``zoo list`` and ``zoo info``."""
+
+import argparse
+import json
+from typing import Any
+
+import torch
+
+from ..evaluation.results import table
+from ..registry import check_name, create_model, family_of, list_models
+from ..weights.manifest import facts, weights
+
+
+def add_commands(commands: argparse._SubParsersAction) -> None:
+    """Add this group's commands."""
+    listing = commands.add_parser("list", help="list architectures or weights")
+    listing.add_argument("pattern", nargs="?", default="*", help="shell pattern over the names, such as 'lrunet*'")
+    listing.add_argument("--pretrained", action="store_true", help="one line per weight (arch.tag)")
+    listing.add_argument("--json", action="store_true", help="a list of objects on standard output")
+    listing.set_defaults(run=_list)
+    info = commands.add_parser("info", help="all that is known of an architecture or weight")
+    info.add_argument("name")
+    info.add_argument("--json", action="store_true", help="one object on standard output")
+    info.set_defaults(run=_info)
+
+
+def describe(name: str) -> dict[str, Any]:
+    """Name, family, parameters and whether there are weights; for a weight also data set, accuracy and licence."""
+    arch = name.split(".", 1)[0]
+    with torch.device("meta"):
+        model = create_model(name)
+    row: dict[str, Any] = {
+        "name": name,
+        "family": family_of(arch),
+        "params": sum(p.numel() for p in model.parameters()),
+        "pretrained": any(n.split(".", 1)[0] == arch for n in weights()),
+    }
+    if name in weights():
+        entry = weights()[name]
+        measured = entry.get("results") or [{}]
+        row |= {
+            "dataset": entry["dataset"],
+            "top1": measured[0].get("top1"),
+            "n": measured[0].get("n"),
+            "paper_top1": (entry.get("paper_result") or {}).get("top1"),
+            "licence": entry["licence"],
+            "sha256": entry["sha256"],
+            "size": entry["size"],
+        }
+    return row
+
+
+def _list(options: argparse.Namespace) -> None:
+    rows = [describe(name) for name in list_models(options.pattern, options.pretrained)]
+    if options.json:
+        print(json.dumps(rows, indent=2))
+    elif options.pretrained:
+        cells = [
+            [r["name"], r["family"], f"{r['params']:,}", r["dataset"], _percent(r["top1"]), r["licence"]] for r in rows
+        ]
+        print(table(cells, ["name", "family", "params", "data set", "top-1 %", "licence"]))
+    else:
+        cells = [[r["name"], r["family"], f"{r['params']:,}", "yes" if r["pretrained"] else ""] for r in rows]
+        print(table(cells, ["name", "family", "params", "pretrained"]))
+
+
+def _percent(value: float | None) -> str:
+    return "not measured" if value is None else f"{value:.2f}"
+
+
+def _info(options: argparse.Namespace) -> None:
+    name = check_name(options.name)
+    row = describe(name)
+    row["weights"] = [n for n in weights() if n.split(".", 1)[0] == name]
+    if name in weights():
+        row = {key: value for key, value in row.items() if key != "weights"} | {"facts": facts(name)}
+    if options.json:
+        print(json.dumps(row, indent=2))
+        return
+    for key, value in row.items():
+        if key == "facts":
+            print(json.dumps(value, indent=2))
+        else:
+            print(f"{key:12} {', '.join(value) if isinstance(value, list) else value}")

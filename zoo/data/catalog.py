@@ -1,0 +1,100 @@
+"""Facts about the data sets the zoo is measured on: classes, image form, normalisation constants."""
+
+from dataclasses import dataclass
+
+from ..errors import UnknownNameError
+
+_CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+_FASHION = (
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """One data set.
+
+    Attributes:
+        name: The word for it on the command line.
+        suffix: The last part of the tags of weights trained on it (``zoo_fmnist``).
+        num_classes: Number of classes.
+        input_size: (channels, height, width) of an image; for ImageNet the usual crop.
+        mean: Per-channel mean of the training images, pixels scaled to [0, 1].
+        std: Per-channel standard deviation of the training images, pixels scaled to [0, 1].
+        classes: Class names in label order; empty where the list is long and not needed here.
+        licence: Terms of the data, for model cards.
+        crop_pct: Side of the centre crop over the side the image was resized to.
+    """
+
+    name: str
+    suffix: str
+    num_classes: int
+    input_size: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    classes: tuple[str, ...] = ()
+    licence: str = ""
+    crop_pct: float = 1.0
+
+
+DATASETS = {
+    d.name: d
+    for d in (
+        Dataset("fashion-mnist", "fmnist", 10, (1, 28, 28), (0.2860,), (0.3530,), _FASHION, "MIT"),
+        Dataset(
+            "cifar10",
+            "c10",
+            10,
+            (3, 32, 32),
+            (0.4914, 0.4822, 0.4465),
+            (0.2470, 0.2435, 0.2616),
+            _CIFAR10,
+            "no licence stated by its authors",
+        ),
+        Dataset(
+            "cifar100",
+            "c100",
+            100,
+            (3, 32, 32),
+            (0.5071, 0.4865, 0.4409),
+            (0.2673, 0.2564, 0.2762),
+            (),
+            "no licence stated by its authors",
+        ),
+        Dataset(
+            "imagenet",
+            "in1k",
+            1000,
+            (3, 224, 224),
+            (0.485, 0.456, 0.406),
+            (0.229, 0.224, 0.225),
+            (),
+            "ImageNet terms: non-commercial research",
+            0.875,
+        ),
+    )
+}
+
+
+def get_dataset(name: str) -> Dataset:
+    """Look a data set up by its name or tag suffix.
+
+    Args:
+        name: ``fashion-mnist``, ``cifar10``, ``cifar100``, ``imagenet`` or ``fmnist``, ``c10``, ``c100``, ``in1k``.
+
+    Raises:
+        UnknownNameError: If there is no such data set.
+    """
+    for dataset in DATASETS.values():
+        if name in (dataset.name, dataset.suffix):
+            return dataset
+    raise UnknownNameError(f"Unknown data set {name!r}: choose one of {', '.join(DATASETS)}.")

@@ -1,0 +1,50 @@
+"""Results as files: JSON or CSV, by the ending of the name."""
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from ..errors import ZooError
+from ..files import write_atomically
+from .validate import Result
+
+
+def write_results(results: Sequence[Result], path: str | Path) -> None:
+    """Write measurements, replacing the file.
+
+    Args:
+        results: What was measured.
+        path: Ends in ``.json`` (a list of objects) or ``.csv`` (one line each; versions as JSON).
+
+    Raises:
+        ZooError: If the ending is another, or the file cannot be written.
+    """
+    path = Path(path)
+    rows = [asdict(result) for result in results]
+    if path.suffix == ".json":
+        text = json.dumps(rows, indent=2) + "\n"
+    elif path.suffix == ".csv":
+        buffer = io.StringIO()
+        writer = csv.DictWriter(buffer, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        for row in rows:
+            low, high = row["interval"]
+            writer.writerow(row | {"interval": f"{low}-{high}", "versions": json.dumps(row["versions"])})
+        text = buffer.getvalue()
+    else:
+        raise ZooError(f"{path}: results are written as .json or .csv; give the file one of these endings.")
+    try:
+        write_atomically(text.encode(), path)
+    except OSError as error:
+        raise ZooError(f"{path}: cannot be written ({error.strerror}).") from None
+
+
+def table(rows: Sequence[Sequence[object]], header: Sequence[str]) -> str:
+    """Lay rows out under a header, columns aligned."""
+    cells = [[str(cell) for cell in row] for row in [header, *rows]]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in cells)
+    return "\n".join(line.rstrip() for line in lines)

@@ -1,0 +1,154 @@
+"""Top-1 and top-5 accuracy of a network on a data set."""
+
+import math
+import platform
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+import torchvision
+from timm.data import resolve_data_config
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from ..data import get_dataset, load_arrays
+from ..data.images import image_folder_loader
+from ..errors import DataError
+from ..version import __version__
+
+
+@dataclass(frozen=True)
+class Result:
+    """One measurement.
+
+    Attributes:
+        name: ``arch.tag``, or what the caller called the network.
+        dataset: Data set name.
+        top1: Top-1 accuracy in percent.
+        top5: Top-5 accuracy in percent.
+        n: Number of images.
+        correct: Number of images whose first guess is right.
+        interval: 95 % Wilson interval of ``top1``, in percent.
+        images_per_second: Speed of the whole loop.
+        versions: Of this package and what it runs on.
+        sha256: Of the weight's file; empty if there is none.
+    """
+
+    name: str
+    dataset: str
+    top1: float
+    top5: float
+    n: int
+    correct: int
+    interval: tuple[float, float]
+    images_per_second: float
+    versions: dict[str, str]
+    sha256: str = ""
+
+
+def validate(
+    model: nn.Module,
+    dataset: str,
+    data: str | Path,
+    *,
+    name: str = "",
+    sha256: str = "",
+    batch_size: int = 256,
+    split: str = "test",
+    device: str = "",
+) -> Result:
+    """Measure a network's accuracy, every image counted once, in float32 and eval mode.
+
+    Args:
+        model: The network; its ``pretrained_cfg`` says how images are prepared.
+        dataset: ``fashion-mnist``, ``cifar10``, ``cifar100`` or ``imagenet``.
+        data: Folder of the data set.
+        name: Goes into the result.
+        sha256: Goes into the result.
+        batch_size: Images per step.
+        split: ``test``, or ``train`` of the small sets.
+        device: ``cpu``, ``cuda``, ...; by default the GPU if there is one.
+
+    Raises:
+        DataError: If the data is missing or does not fit the network.
+    """
+    info = get_dataset(dataset)
+    config = resolve_data_config(model=model)
+    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if model.num_classes != info.num_classes:
+        raise DataError(
+            f"{name or 'The network'} tells {model.num_classes} classes apart, {info.name} has {info.num_classes}: "
+            "choose a weight for this data set (zoo list --pretrained)."
+        )
+    if info.name == "imagenet":
+        loader = image_folder_loader(data, config, batch_size)
+        batches, total, count = iter(loader), len(loader), len(loader.dataset)
+    else:
+        images, labels = load_arrays(info.name, data, split)
+        if images.shape[1] != config["input_size"][0]:
+            raise DataError(
+                f"{name or 'The network'} takes images of {config['input_size'][0]} channels, {info.name} has "
+                f"{images.shape[1]}."
+            )
+        batches = _array_batches(torch.from_numpy(images), torch.from_numpy(labels), config, batch_size)
+        total, count = math.ceil(len(labels) / batch_size), len(labels)
+
+    model = model.to(place).eval()
+    correct = torch.zeros(2, dtype=torch.long)
+    seen, started = 0, time.perf_counter()
+    with torch.inference_mode():
+        for batch, target in tqdm(batches, total=total, desc=f"{name} {info.name}".strip(), **_BAR):
+            guesses = model(batch.to(place)).topk(min(5, info.num_classes), 1).indices.cpu()
+            hits = guesses == target.cpu()[:, None]
+            correct += torch.stack([hits[:, 0].sum(), hits.any(1).sum()])
+            seen += len(target)
+    seconds = time.perf_counter() - started
+    if seen != count:
+        raise DataError(f"{data}: {seen} of {count} images were read.")
+    first, five = correct.tolist()
+    return Result(
+        name=name,
+        dataset=info.name,
+        top1=round(100 * first / seen, 4),
+        top5=round(100 * five / seen, 4),
+        n=seen,
+        correct=first,
+        interval=wilson(first, seen),
+        images_per_second=round(seen / seconds, 1),
+        versions=versions(),
+        sha256=sha256,
+    )
+
+
+_BAR: dict[str, Any] = {"disable": None, "file": sys.stderr, "delay": 2, "unit": "batch", "leave": False}
+
+
+def _array_batches(images: Tensor, labels: Tensor, config: dict, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    mean = torch.tensor(config["mean"]).view(-1, 1, 1)
+    std = torch.tensor(config["std"]).view(-1, 1, 1)
+    for batch, target in zip(images.split(batch_size), labels.split(batch_size), strict=True):
+        yield (batch.float() / 255 - mean) / std, target
+
+
+def wilson(hits: int, n: int, z: float = 1.959964) -> tuple[float, float]:
+    """95 % interval of a proportion (Wilson 1927), in percent with two digits."""
+    p, centre = hits / n, z * z / (2 * n)
+    half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    return tuple(round(100 * (p + centre + sign * half) / (1 + z * z / n), 2) for sign in (-1, 1))
+
+
+def versions() -> dict[str, str]:
+    """Versions that a measured number depends on."""
+    return {
+        "zoo": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "timm": timm.__version__,
+        "machine": platform.machine(),
+    }

@@ -1,0 +1,72 @@
+"""Putting a maker on a layer, reading what it makes, and taking it off again.
+
+A kernel is never cached: outside training it is made once per use of the layer, and ``zoo.reparameterize`` removes
+even that. A cache would have to notice every way in which a learned tensor can change, and a stale one would be a
+wrong network without an error.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+
+def make_weight(layer: nn.Module, maker: nn.Module, name: str = "weight") -> nn.Module:
+    """Let ``maker`` make a layer's weight; what is learned starts as ``maker.right_inverse`` of the present weight.
+
+    Args:
+        layer: Any module with a parameter ``name``.
+        maker: Module with ``forward(learned) -> kernel`` and ``right_inverse(kernel) -> learned``.
+        name: The parameter.
+
+    Returns:
+        ``layer``, whose state dict now has ``parametrizations.<name>.original`` in place of ``<name>``, and the
+        maker's own entries under ``parametrizations.<name>.0``. It has a method ``fuse()``, which timm's
+        ``reparameterize_model`` and ``zoo.reparameterize`` call to get the plain layer.
+    """
+    parametrize.register_parametrization(layer, name, maker)
+    type(layer).fuse = plain_layer  # the class torch has just made for this layer alone
+    return layer
+
+
+def is_made(layer: nn.Module, name: str = "weight") -> bool:
+    """Whether a maker makes this weight."""
+    return parametrize.is_parametrized(layer, name)
+
+
+def maker_of(layer: nn.Module, name: str = "weight") -> nn.Module | None:
+    """The maker of a weight, or None if it is an ordinary parameter."""
+    return layer.parametrizations[name][0] if is_made(layer, name) else None
+
+
+def learned_of(layer: nn.Module, name: str = "weight") -> nn.Parameter:
+    """The learned tensor of a made weight, or the weight itself."""
+    return layer.parametrizations[name].original if is_made(layer, name) else getattr(layer, name)
+
+
+@torch.no_grad()
+def set_learned(layer: nn.Module, value: Tensor, name: str = "weight") -> None:
+    """Overwrite the learned tensor of a made weight, in place."""
+    learned_of(layer, name).copy_(value)
+
+
+@torch.no_grad()
+def plain_layer(layer: nn.Module) -> nn.Module:
+    """A new layer of the ordinary class with the made tensors as its own parameters; ``layer`` stays as it is.
+
+    ``torch.nn.utils.parametrize.remove_parametrizations`` is not used: on a deep copy it also breaks the original,
+    whose class the copy shares.
+    """
+    made = dict(layer.parametrizations)
+    cls = type(layer).__mro__[1]  # the class before torch added the parametrization
+    plain = cls.__new__(cls)
+    nn.Module.__init__(plain)
+    plain.__dict__.update({key: value for key, value in vars(layer).items() if key not in vars(plain)})  # not the hooks
+    plain.train(layer.training)
+    for name, parameter in layer.named_parameters(recurse=False):
+        plain.register_parameter(name, nn.Parameter(parameter.detach().clone(), parameter.requires_grad))
+    for name in made:
+        plain.register_parameter(name, nn.Parameter(getattr(layer, name).detach().clone()))
+    for name in ("weight", "bias"):
+        if not hasattr(plain, name):
+            plain.register_parameter(name, None)
+    return plain

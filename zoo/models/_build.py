@@ -1,0 +1,66 @@
+"""From a registered name to a network, through timm's own builder and the zoo's verified weights."""
+
+from typing import Any
+
+from timm.models import build_model_with_cfg, resolve_pretrained_cfg
+from torch import Tensor, nn
+
+from ..weights.load import load_state_dict
+from ._reference import rename_from_reference
+
+
+def build_model(
+    cls: type[nn.Module],
+    variant: str,
+    pretrained: bool = False,
+    *,
+    levels: int,
+    pretrained_cfg: Any = None,
+    pretrained_cfg_overlay: dict[str, Any] | None = None,
+    cache_dir: str | None = None,
+    **kwargs: Any,
+) -> nn.Module:
+    """Build a registered network as ``timm.create_model`` asks for it.
+
+    timm resolves configuration, default arguments, feature extraction and adaption to other channels and classes;
+    only where the bytes of a pretrained weight come from is decided here, so that none is loaded unverified.
+
+    Args:
+        cls: Network class.
+        variant: Registered name.
+        pretrained: Load the weight that the configuration stands for.
+        levels: Number of feature levels, the default of ``out_indices``.
+        pretrained_cfg: Tag, or configuration read by timm from a Hub repository or folder.
+        pretrained_cfg_overlay: Entries that replace the configuration's.
+        cache_dir: Where downloads are kept.
+        **kwargs: Arguments of the network.
+
+    Raises:
+        WeightError: If the weight cannot be had, or its sha256 is not the manifest's.
+    """
+    overlay = dict(pretrained_cfg_overlay or {})
+    filter_fn = None
+    if pretrained:
+        cfg = resolve_pretrained_cfg(variant, pretrained_cfg=pretrained_cfg, pretrained_cfg_overlay=overlay).to_dict()
+        state_dict = load_state_dict(cfg, cache_dir)
+
+        def filter_fn(_: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+            return rename_from_reference(model, state_dict)
+
+        # timm takes a given state dict before any other source; the filter above puts the verified one in its place,
+        # which spares the copy that timm makes of every configuration.
+        overlay.update(state_dict={"verified": True}, source=None)
+    model = build_model_with_cfg(
+        cls,
+        variant,
+        pretrained,
+        pretrained_cfg=pretrained_cfg,
+        pretrained_cfg_overlay=overlay,
+        pretrained_filter_fn=filter_fn,
+        feature_cfg={"out_indices": tuple(range(levels)), "feature_cls": "getter"},
+        **kwargs,
+    )
+    for network in (model, getattr(model, "model", None)):
+        if network is not None:
+            network.pretrained_cfg.pop("state_dict", None)
+    return model

@@ -1,0 +1,1 @@
+"""Training: recipes, augmentation on the device, and the loop."""
