@@ -145,13 +145,13 @@ def test_initialisation_is_kaiming_fan_out_without_groups():
     assert weight.std().item() == pytest.approx(math.sqrt(2 / (1024 * 9)), rel=0.05)
 
 
-def test_multiplier_convolution_is_the_grouped_convolution():
-    from zoo.layers import RepeatDepthwise2d
+def test_repeated_channels_make_the_convolution_with_a_multiplier():
+    from zoo.layers import repeat_channels
 
-    layer = RepeatDepthwise2d(6, 18, 3, padding=1, bias=True).double()
-    x = torch.randn(2, 6, 5, 7, dtype=torch.double)
-    plain = torch.nn.functional.conv2d(x, layer.weight, layer.bias, padding=1, groups=6)
-    torch.testing.assert_close(layer(x), plain, rtol=1e-12, atol=1e-12)
+    weight, x = torch.randn(18, 1, 3, 3, dtype=torch.double), torch.randn(2, 6, 5, 7, dtype=torch.double)
+    multiplied = torch.nn.functional.conv2d(x, weight, padding=1, groups=6)
+    ordinary = torch.nn.functional.conv2d(repeat_channels(x, 3), weight, padding=1, groups=18)
+    torch.testing.assert_close(ordinary, multiplied, rtol=1e-12, atol=1e-12)
 
 
 def test_authors_files_hold_the_architectures_of_their_names(released):

@@ -8,10 +8,13 @@ from .counting import count_parameters
 from .errors import DataError, HashMismatchError, UnknownNameError, WeightError, ZooError
 from .models import create_reference, load_reference
 from .registry import create_model, describe_entry, list_models
+from .reparam import EquivalenceRecord, Expansion, equivalence_record, expand, reparameterize, to_stock
 from .version import __version__
 
 __all__ = [
     "DataError",
+    "EquivalenceRecord",
+    "Expansion",
     "HashMismatchError",
     "UnknownNameError",
     "WeightError",
@@ -21,6 +24,10 @@ __all__ = [
     "create_model",
     "create_reference",
     "describe_entry",
+    "equivalence_record",
+    "expand",
     "list_models",
     "load_reference",
+    "reparameterize",
+    "to_stock",
 ]

@@ -38,11 +38,16 @@ def count_uses(model: nn.Module, input_size: tuple[int, int, int]) -> dict[str, 
     total = {"inference": 0, "macs": 0}
 
     def count(layer: nn.Module, inputs: tuple, output: torch.Tensor) -> None:
-        kernel = layer.weight.numel()
-        total["inference"] += kernel + layer.weight.shape[0]
-        total["macs"] += kernel * (output[0, 0].numel() if isinstance(layer, nn.Conv2d) else 1)
+        if hasattr(layer, "use_cost"):  # a layer of ours that is no subclass of torch's
+            weights, macs = layer.use_cost(output)
+        else:
+            kernel = layer.weight.numel()
+            weights = kernel + layer.weight.shape[0]
+            macs = kernel * (output[0, 0].numel() if isinstance(layer, nn.Conv2d) else 1)
+        total["inference"] += weights
+        total["macs"] += macs
 
-    layers = [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    layers = [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear) or hasattr(m, "use_cost")]
     handles = [layer.register_forward_hook(count) for layer in layers]
     training = model.training
     parameter = next(model.parameters())

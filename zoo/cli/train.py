@@ -3,8 +3,7 @@
 import argparse
 import json
 
-from ..errors import ZooError
-from ..extras import require
+from .convert import parse_settings
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
@@ -29,13 +28,13 @@ def _train(options: argparse.Namespace) -> None:
     from ..training.loop import train
     from ..training.recipe import load_recipe
 
-    overrides = {}
-    for word in options.set:
-        key, equals, value = word.partition("=")
-        if not equals:
-            raise ZooError(f"--set {word}: write it as KEY=VALUE.")
-        overrides[key] = require("yaml", "train").safe_load(value)
-    train(load_recipe(options.recipe, overrides), options.data, options.output, options.resume, options.device)
+    train(
+        load_recipe(options.recipe, parse_settings(options.set)),
+        options.data,
+        options.output,
+        options.resume,
+        options.device,
+    )
     print(options.output)
 
 

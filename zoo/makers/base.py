@@ -25,7 +25,7 @@ def make_weight(layer: nn.Module, maker: nn.Module, name: str = "weight") -> nn.
     """
     parametrize.register_parametrization(layer, name, maker)
     type(layer).fuse = plain_layer  # the class torch has just made for this layer alone
-    return layer
+    return layer.train(layer.training)  # the maker too
 
 
 def is_made(layer: nn.Module, name: str = "weight") -> bool:
@@ -62,10 +62,10 @@ def plain_layer(layer: nn.Module) -> nn.Module:
     nn.Module.__init__(plain)
     plain.__dict__.update({key: value for key, value in vars(layer).items() if key not in vars(plain)})  # not the hooks
     plain.train(layer.training)
-    for name, parameter in layer.named_parameters(recurse=False):
-        plain.register_parameter(name, nn.Parameter(parameter.detach().clone(), parameter.requires_grad))
     for name in made:
         plain.register_parameter(name, nn.Parameter(getattr(layer, name).detach().clone()))
+    for name, parameter in layer.named_parameters(recurse=False):
+        plain.register_parameter(name, nn.Parameter(parameter.detach().clone(), parameter.requires_grad))
     for name in ("weight", "bias"):
         if not hasattr(plain, name):
             plain.register_parameter(name, None)

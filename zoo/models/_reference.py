@@ -112,11 +112,13 @@ def rename_from_reference(model: nn.Module, state_dict: Mapping[str, Tensor]) ->
     Unlike :func:`load_reference` it does not check completeness: timm's loader does, after it has adapted classifier
     and input channels.
     """
-    own = model.state_dict()
-    if not hasattr(model, "reference_key") or any(name in own for name in state_dict if not _tracked(name)):
+    if not hasattr(model, "reference_key"):
         return dict(state_dict)
     key_of = _reference_keys(model, classifier=True)
-    return {key_of.get(name, name): tensor for name, tensor in _normalise(model, state_dict).items()}
+    state, own = _normalise(model, state_dict), set(key_of.values())
+    if sum(name in own for name in state_dict) >= sum(name in key_of for name in state):  # some names are the same
+        return dict(state_dict)
+    return {key_of.get(name, name): tensor for name, tensor in state.items()}
 
 
 def rename(name: str, rules: tuple[tuple[str, str], ...]) -> str:
@@ -125,10 +127,6 @@ def rename(name: str, rules: tuple[tuple[str, str], ...]) -> str:
         if re.fullmatch(pattern, name):
             return re.sub(pattern, replacement, name)
     return name
-
-
-def _tracked(name: str) -> bool:
-    return name.endswith("num_batches_tracked")
 
 
 def _reference_keys(model: nn.Module, classifier: bool = False) -> dict[str, str]:

@@ -5,8 +5,10 @@ https://arxiv.org/abs/1901.09615. What is shared across the N steps are both ker
 step costs 5,760 parameters (batch norms) and repeats the block's multiply-adds.
 """
 
+import copy
 import math
 import re
+from collections import OrderedDict
 
 import torch
 import torch.fx
@@ -15,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import ZooError
-from ..layers import RepeatDepthwise2d, interleave_halves, require_map
+from ..layers import interleave_halves, repeat_channels, require_map
 from ..weights.manifest import timm_cfgs
 from ._build import build_model
 from ._reference import register_reference, rename
@@ -38,7 +40,7 @@ class ReuseBlock(nn.Module):
 
     def __init__(self, channels: int, reuse: int):
         super().__init__()
-        self.dw = RepeatDepthwise2d(channels, 2 * channels, 3, padding=1)
+        self.dw = nn.Conv2d(2 * channels, 2 * channels, 3, padding=1, groups=2 * channels, bias=False)  # of [c, c]
         self.pw = nn.Conv2d(2 * channels, channels, 1, groups=_GROUPS, bias=False)
         self.dw_bns = nn.ModuleList(nn.BatchNorm2d(2 * channels) for _ in range(reuse))
         self.pw_bns = nn.ModuleList(nn.BatchNorm2d(channels) for _ in range(reuse))
@@ -47,7 +49,31 @@ class ReuseBlock(nn.Module):
         """(batch, P, height, width) -> the same shape."""
         last = len(self.dw_bns) - 1
         for step, (dw_bn, pw_bn) in enumerate(zip(self.dw_bns, self.pw_bns, strict=True)):
-            x = F.relu(pw_bn(self.pw(dw_bn(self.dw(x)))) + x)
+            x = F.relu(pw_bn(self.pw(dw_bn(self.dw(repeat_channels(x, 2))))) + x)
+            if step != last:
+                x = interleave_halves(x, swap=True)
+        return x
+
+    def unrolled(self) -> "UnrolledBlock":
+        """The same function with kernels of its own for every run."""
+        return UnrolledBlock(self)
+
+
+class UnrolledBlock(nn.Module):
+    """A reuse block's function as a chain of ordinary convolutions, each followed by its own batch norm."""
+
+    def __init__(self, block: ReuseBlock):
+        super().__init__()
+        self.steps = nn.ModuleList()
+        for dw_bn, pw_bn in zip(block.dw_bns, block.pw_bns, strict=True):
+            layers = {"dw": block.dw, "dw_bn": dw_bn, "pw": block.pw, "pw_bn": pw_bn}
+            self.steps.append(nn.Sequential(OrderedDict((k, copy.deepcopy(v)) for k, v in layers.items())))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, P, height, width) -> the same shape."""
+        last = len(self.steps) - 1
+        for step, layers in enumerate(self.steps):
+            x = F.relu(layers(repeat_channels(x, 2)) + x)
             if step != last:
                 x = interleave_halves(x, swap=True)
         return x

@@ -81,9 +81,9 @@ def source(entry: dict[str, Any], kind: str) -> dict[str, Any] | None:
 def timm_cfgs(
     architectures: Iterable[str],
     *,
-    first_conv: str,
+    first_conv: str | None,
     classifier: str,
-    pool_size: tuple[int, int],
+    pool_size: tuple[int, int] | None,
     dataset: str = "cifar10",
 ) -> dict[str, dict[str, Any]]:
     """Pretrained configurations as ``timm.models.generate_default_cfgs`` takes them.

@@ -1,0 +1,363 @@
+"""The ParaDise convolutions: parallel branches that fold into one 3x3 convolution, summed (A) or gated (B).
+
+Paper: X. Ma et al., "ParaDise: Parameter Disentanglement for Neural Networks", 2020; published as "Parameter
+Disentanglement for Diverse Representations", Big Data Mining and Analytics 8(3), 2025,
+doi 10.26599/BDMA.2024.9020087. Each branch ends in batch norms of its own, which need the statistics of their own
+batch; so a PD convolution is a layer and not a maker of one kernel.
+"""
+
+import copy
+import math
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..errors import UnknownNameError, ZooError
+
+BRANCHES = ("standard1", "standard2", "skeleton", "group")
+"""Names of the branches, in the order of the gate."""
+
+_GROUPS = 64  # of the group branch, at every width the paper uses
+
+
+def branch_names(branches: str | Sequence[str]) -> tuple[str, ...]:
+    """Check names of branches and bring them into the order of the gate.
+
+    Args:
+        branches: Names, as a sequence or separated by commas.
+
+    Raises:
+        ZooError: If there is none, an unknown one, or one twice.
+    """
+    names = [name.strip() for name in branches.split(",")] if isinstance(branches, str) else list(branches)
+    unknown = [str(name) for name in names if name not in BRANCHES]
+    if unknown:
+        raise UnknownNameError(f"Unknown branch {', '.join(unknown)}: choose from {', '.join(BRANCHES)}.")
+    if not names or len(set(names)) != len(names):
+        raise ZooError(f"branches {names} must name at least one of {', '.join(BRANCHES)}, and none twice.")
+    return tuple(name for name in BRANCHES if name in names)
+
+
+class ConvBranch(nn.Module):
+    """A bias-free convolution that keeps the map at stride 1, and its batch norm.
+
+    Args:
+        in_channels: Channels in.
+        out_channels: Channels out.
+        stride: Stride, in both directions.
+        kernel_size: Height and width of the kernel, each 1 or 3.
+        groups: Groups of the convolution.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, stride: int, kernel_size: tuple[int, int] = (3, 3), groups: int = 1
+    ):
+        super().__init__()
+        padding = (kernel_size[0] // 2, kernel_size[1] // 2)
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, groups=groups, bias=False)
+        self.bn = nn.BatchNorm2d(out_channels)
+        # Fan-out is out_channels * height * width: the number of groups does not enter.
+        nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, in_channels, height, width) -> (batch, out_channels, height / stride, width / stride)."""
+        return self.bn(self.conv(x))
+
+    @torch.no_grad()
+    def fold(self) -> tuple[Tensor, Tensor]:
+        """Eval mode's equal as a dense 3x3 kernel (out, in, 3, 3) and a bias (out,), both float64."""
+        bn = self.bn
+        scale = bn.weight.double() / torch.sqrt(bn.running_var.double() + bn.eps)
+        kernel = _densify(self.conv.weight.double() * scale[:, None, None, None], self.conv.groups)
+        pad_y, pad_x = ((3 - side) // 2 for side in self.conv.kernel_size)
+        return F.pad(kernel, (pad_x, pad_x, pad_y, pad_y)), bn.bias.double() - bn.running_mean.double() * scale
+
+
+class SkeletonBranch(nn.Module):
+    """The sum of a 3x1 and a 1x3 convolution, each after a batch norm of its own."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int):
+        super().__init__()
+        self.vertical = ConvBranch(in_channels, out_channels, stride, (3, 1))
+        self.horizontal = ConvBranch(in_channels, out_channels, stride, (1, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, in_channels, height, width) -> (batch, out_channels, height / stride, width / stride)."""
+        return self.vertical(x) + self.horizontal(x)
+
+    def fold(self) -> tuple[Tensor, Tensor]:
+        """As :meth:`ConvBranch.fold`; the kernel is a cross, whose centre gets both parts."""
+        (vertical, bias), (horizontal, other_bias) = self.vertical.fold(), self.horizontal.fold()
+        return vertical + horizontal, bias + other_bias
+
+
+def _densify(kernel: Tensor, groups: int) -> Tensor:
+    """(out, in / groups, h, w) -> (out, in, h, w), block-diagonal."""
+    blocks = kernel.unflatten(0, (groups, -1))
+    dense = blocks.new_zeros(groups, blocks.shape[1], groups, *blocks.shape[2:])
+    diagonal = torch.arange(groups, device=kernel.device)
+    dense[diagonal, :, diagonal] = blocks
+    return dense.flatten(2, 3).flatten(0, 1)
+
+
+def _make_branch(name: str, in_channels: int, out_channels: int, stride: int) -> nn.Module:
+    if name == "skeleton":
+        return SkeletonBranch(in_channels, out_channels, stride)
+    groups = math.gcd(_GROUPS, in_channels, out_channels) if name == "group" else 1
+    return ConvBranch(in_channels, out_channels, stride, groups=groups)
+
+
+class PDAConv2d(nn.Module):
+    """PD-A: the sum of its branches, in place of a 3x3 convolution and its batch norm (section 3.1 of the paper).
+
+    Args:
+        in_channels: Channels in.
+        out_channels: Channels out.
+        stride: Stride.
+        branches: Names out of :data:`BRANCHES`. The group branch has 64 groups, or as many as divide both widths.
+
+    Raises:
+        ZooError: If a branch does not exist.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int = 1, branches: str | Sequence[str] = BRANCHES):
+        super().__init__()
+        self.in_channels, self.out_channels, self.stride = in_channels, out_channels, stride
+        names = branch_names(branches)
+        self.branches = nn.ModuleDict({name: _make_branch(name, in_channels, out_channels, stride) for name in names})
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, in_channels, height, width) -> (batch, out_channels, height / stride, width / stride)."""
+        first, *others = self.branches.values()
+        y = first(x)
+        for branch in others:
+            y = y + branch(x)
+        return y
+
+    def batch_norms(self, *names: str) -> list[nn.BatchNorm2d]:
+        """The batch norms of the named branches, or of all."""
+        chosen = [self.branches[name] for name in names or self.branches]
+        return [m for branch in chosen for m in branch.modules() if isinstance(m, nn.BatchNorm2d)]
+
+    def fold(self) -> tuple[Tensor, Tensor]:
+        """Dense kernels (branches, out, in, 3, 3) and biases (branches, out) of the branches in eval mode, float64."""
+        kernels, biases = zip(*(branch.fold() for branch in self.branches.values()), strict=True)
+        return torch.stack(kernels), torch.stack(biases)
+
+    def fuse(self) -> nn.Module:
+        """One 3x3 ``nn.Conv2d`` with bias: the same function in eval mode."""
+        kernels, biases = self.fold()
+        like = next(self.parameters())
+        return _conv(kernels.sum(0), biases.sum(0), self.stride, like).train(self.training)
+
+
+class BranchGate(nn.Module):
+    """One weight per sample and branch, from the input's channel means (section 3.2 of the paper).
+
+    Args:
+        in_channels: Channels of the input.
+        branches: Number of branches.
+        reduction: ``in_channels`` over the hidden width.
+    """
+
+    def __init__(self, in_channels: int, branches: int, reduction: int = 16):
+        super().__init__()
+        if not isinstance(reduction, int) or reduction < 1:
+            raise ZooError(f"reduction divides the gate's hidden width: an integer from 1, not {reduction!r}.")
+        hidden = max(1, in_channels // reduction)
+        self.fc1 = nn.Linear(in_channels, hidden)
+        self.fc2 = nn.Linear(hidden, branches)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, in_channels, height, width) -> (batch, branches), each row sums to 1."""
+        return self.fc2(F.relu(self.fc1(x.mean((2, 3))))).softmax(1)
+
+
+class PDBConv2d(PDAConv2d):
+    """PD-B: the sum of its branches weighted by a gate that sees the input.
+
+    Args:
+        in_channels: Channels in.
+        out_channels: Channels out.
+        stride: Stride.
+        branches: Names out of :data:`BRANCHES`.
+        reduction: Divides ``in_channels`` for the gate's hidden width; 16 gives the published parameter counts.
+
+    Raises:
+        ZooError: If a branch does not exist.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        stride: int = 1,
+        branches: str | Sequence[str] = BRANCHES,
+        reduction: int = 16,
+    ):
+        super().__init__(in_channels, out_channels, stride, branches)
+        self.gate = BranchGate(in_channels, len(self.branches), reduction)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, in_channels, height, width) -> (batch, out_channels, height / stride, width / stride)."""
+        gates = self.gate(x)
+        weighted = [gates[:, i, None, None, None] * branch(x) for i, branch in enumerate(self.branches.values())]
+        y = weighted[0]
+        for term in weighted[1:]:
+            y = y + term
+        return y
+
+    @torch.no_grad()
+    def level_gate(self) -> None:
+        """Make every gate 1 / branches and scale the branches up as much, so that the layer is its own PD-A."""
+        nn.init.zeros_(self.gate.fc2.weight)
+        nn.init.zeros_(self.gate.fc2.bias)
+        for bn in self.batch_norms():
+            bn.weight.mul_(len(self.branches))
+            bn.bias.mul_(len(self.branches))
+
+    def fuse(self) -> "MixedConv2d":
+        """The same function in eval mode, with one plain kernel per branch."""
+        kernels, biases = self.fold()
+        like = self.gate.fc1.weight
+        mixed = MixedConv2d(kernels.to(like), biases.to(like), self.stride, copy.deepcopy(self.gate))
+        return mixed.train(self.training)
+
+    def approximate(self, gates: Tensor) -> nn.Conv2d:
+        """The 3x3 convolution that every input with these gates, (branches,), would get."""
+        kernels, biases = self.fold()
+        return _weighted_conv(kernels, biases, gates, self.stride, self.gate.fc1.weight)
+
+
+class MixedConv2d(nn.Module):
+    """What is left of PD-B after folding: a kernel and a bias for each sample, mixed by the gate.
+
+    Args:
+        kernels: Kernels, (branches, out, in, 3, 3).
+        biases: Biases, (branches, out).
+        stride: Stride.
+        gate: Module that maps the input to (batch, branches).
+
+    Attributes:
+        weight: The kernels as (branches, out, in * 9): torch cannot make a five-dimensional parameter channels-last.
+        bias: The biases.
+    """
+
+    def __init__(self, kernels: Tensor, biases: Tensor, stride: int, gate: nn.Module):
+        super().__init__()
+        self.in_channels, self.out_channels, self.stride = kernels.shape[2], kernels.shape[1], stride
+        self.weight = nn.Parameter(kernels.flatten(2))
+        self.bias = nn.Parameter(biases)
+        self.gate = gate
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, in, height, width) -> (batch, out, height / stride, width / stride).
+
+        The batch becomes the groups of one convolution, so that each sample meets its own kernel.
+        """
+        gates = self.gate(x)
+        if torch.onnx.is_in_onnx_export():
+            return self._mix_outputs(x, gates)
+        batch, channels, height, width = x.shape
+        kernels = (gates @ self.weight.flatten(1)).reshape(-1, self.in_channels, 3, 3)
+        biases = (gates @ self.bias).flatten()
+        y = F.conv2d(x.reshape(1, batch * channels, height, width), kernels, biases, self.stride, 1, groups=batch)
+        return y.reshape(batch, self.out_channels, y.shape[2], y.shape[3])
+
+    def _mix_outputs(self, x: Tensor, gates: Tensor) -> Tensor:
+        """The same sum after the convolutions: an ONNX file fixes the groups, and so could not leave the batch open."""
+        kernels = self.weight.reshape(-1, self.in_channels, 3, 3)
+        y = F.conv2d(x, kernels, self.bias.flatten(), self.stride, 1).unflatten(1, (-1, self.out_channels))
+        return (y * gates[:, :, None, None, None]).sum(1)
+
+    def approximate(self, gates: Tensor) -> nn.Conv2d:
+        """As :meth:`PDBConv2d.approximate`."""
+        kernels = self.weight.detach().double().unflatten(2, (self.in_channels, 3, 3))
+        return _weighted_conv(kernels, self.bias.detach().double(), gates, self.stride, self.bias)
+
+    def use_cost(self, output: Tensor) -> tuple[int, int]:
+        """Weights and biases one use needs, and its multiply-accumulates: the convolution and the mixing."""
+        kernel = self.weight[0].numel()
+        return self.weight.numel() + self.bias.numel(), kernel * output[0, 0].numel() + self.weight.numel()
+
+    def extra_repr(self) -> str:
+        """Shape for ``print``."""
+        branches = len(self.weight)
+        return f"{self.in_channels}, {self.out_channels}, kernel_size=(3, 3), stride={self.stride}, branches={branches}"
+
+
+def _weighted_conv(kernels: Tensor, biases: Tensor, gates: Tensor, stride: int, like: Tensor) -> nn.Conv2d:
+    gates = gates.to(kernels)
+    return _conv(torch.tensordot(gates, kernels, 1), gates @ biases, stride, like)
+
+
+@torch.no_grad()
+def _conv(kernel: Tensor, bias: Tensor, stride: int, like: Tensor) -> nn.Conv2d:
+    """A 3x3 convolution of these tensors in the type, and on the device, of ``like``."""
+    out_channels, in_channels = kernel.shape[:2]
+    conv = nn.Conv2d(in_channels, out_channels, 3, stride, 1, device=like.device, dtype=like.dtype)
+    conv.weight.copy_(kernel)
+    conv.bias.copy_(bias)
+    return conv
+
+
+@torch.no_grad()
+def to_plain_bn(conv: nn.Conv2d) -> tuple[nn.Conv2d, nn.BatchNorm2d]:
+    """Split a convolution with bias into a bias-free one and a batch norm that adds the bias in eval mode.
+
+    So a folded network gets the keys of an unmodified ResNet: gain 1, shift b, mean 0, variance 1 - eps.
+    """
+    plain = nn.Conv2d(
+        conv.in_channels,
+        conv.out_channels,
+        conv.kernel_size,
+        conv.stride,
+        conv.padding,
+        conv.dilation,
+        conv.groups,
+        bias=False,
+        padding_mode=conv.padding_mode,
+        device=conv.weight.device,
+        dtype=conv.weight.dtype,
+    )
+    plain.weight.copy_(conv.weight)
+    bn = nn.BatchNorm2d(conv.out_channels, device=conv.weight.device, dtype=conv.weight.dtype)
+    bn.running_var.fill_(1 - bn.eps)
+    if conv.bias is not None:
+        bn.bias.copy_(conv.bias)
+    return plain.train(conv.training), bn.train(conv.training)
+
+
+@torch.no_grad()
+def approximate_static(model: nn.Module, batches: Iterable[Tensor]) -> nn.Module:
+    """A copy of a PD-B network whose gates are frozen at their mean over some images: approximate, not exact.
+
+    Args:
+        model: Network with :class:`PDBConv2d` or :class:`MixedConv2d` layers.
+        batches: Batches of calibration images, on the network's device.
+
+    Returns:
+        A copy in eval mode, in which each of those layers is a 3x3 ``nn.Conv2d`` with bias.
+
+    Raises:
+        ZooError: If there is no such layer or no image.
+    """
+    model = copy.deepcopy(model).eval()
+    layers = {name: m for name, m in model.named_modules() if isinstance(m, PDBConv2d | MixedConv2d)}
+    seen: dict[str, list[Tensor]] = {name: [] for name in layers}
+    hooks = [
+        layer.gate.register_forward_hook(lambda _, __, gates, name=name: seen[name].append(gates.double()))
+        for name, layer in layers.items()
+    ]
+    for images in batches if layers else ():
+        model(images)
+    for hook in hooks:
+        hook.remove()
+    if not seen or not all(seen.values()):
+        raise ZooError("A static approximation needs a PD-B network and at least one batch of calibration images.")
+    for name, layer in layers.items():
+        parent, _, child = name.rpartition(".")
+        setattr(model.get_submodule(parent), child, layer.approximate(torch.cat(seen[name]).mean(0)))
+    return model.eval()

@@ -1,0 +1,184 @@
+"""Soft parameter sharing for any CNN: template banks, shared convolutions, and finding them again in a network.
+
+Paper: P. Savarese and M. Maire, "Learning Implicitly Recurrent CNNs Through Parameter Sharing", ICLR 2019,
+https://arxiv.org/abs/1902.09701.
+
+Exempt the coefficients from weight decay (:func:`coefficient_names`): decay on them and on the templates would shrink
+their product twice.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..errors import ZooError
+from ..makers.base import is_made, learned_of, make_weight, maker_of, plain_layer, set_learned
+from ..makers.shared import SharedWeight
+
+
+class TemplateBank(nn.Module):
+    """T kernels that the layers of a group combine.
+
+    Args:
+        num_templates: Number of templates T, at least 1.
+        in_planes: Input channels of the layers (of one group, for grouped convolutions).
+        out_planes: Output channels of the layers.
+        kernel_size: Side of their kernels.
+
+    Raises:
+        ZooError: If there would be no template.
+    """
+
+    def __init__(self, num_templates: int, in_planes: int, out_planes: int, kernel_size: int):
+        super().__init__()
+        if not isinstance(num_templates, int) or num_templates < 1:
+            raise ZooError(f"A template bank has an integer number of templates from 1, not {num_templates!r}.")
+        self.in_planes, self.out_planes, self.kernel_size = in_planes, out_planes, kernel_size
+        self.templates = nn.Parameter(torch.empty(num_templates, out_planes, in_planes, kernel_size, kernel_size))
+        self.reset_parameters()
+
+    @property
+    def num_templates(self) -> int:
+        """T."""
+        return len(self.templates)
+
+    def reset_parameters(self) -> None:
+        """Kaiming normal, fan-in, ReLU gain, for every template."""
+        nn.init.normal_(self.templates, std=math.sqrt(2 / self.templates[0, 0].numel()))
+
+    def forward(self, coefficients: Tensor) -> Tensor:
+        """T coefficients of any shape -> the combined kernel (out_planes, in_planes, kernel_size, kernel_size)."""
+        return (coefficients.flatten() @ self.templates.flatten(1)).view(self.templates.shape[1:])
+
+    def fuse(self) -> nn.Module:
+        """Nothing uses a bank once the layers have plain kernels."""
+        return nn.Identity()
+
+    def extra_repr(self) -> str:
+        return f"{self.num_templates}, {self.in_planes}, {self.out_planes}, kernel_size={self.kernel_size}"
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
+        # Module.to(memory_format=torch.channels_last) applies the format to tensors of 5 axes too, which have no such
+        # format, and fails.
+        return super()._apply(lambda tensor: fn(tensor.flatten(2)).view(tensor.shape), recurse)
+
+
+class SharedConv2d(nn.Conv2d):
+    """A bias-free ``nn.Conv2d`` whose kernel is a combination of a bank's templates with T coefficients of its own.
+
+    The coefficients start as a random unit vector, so that the kernel has the templates' variance;
+    :meth:`SharingGroup.reset_parameters` makes those of a whole group orthogonal, as the paper does.
+
+    Args:
+        bank: Templates; assign it to an attribute of the network too, so that it is trained, moved and saved.
+        stride: Stride.
+        padding: Zero padding on all four sides.
+    """
+
+    def __init__(self, bank: TemplateBank, stride: int = 1, padding: int = 1):
+        place = {"device": bank.templates.device, "dtype": bank.templates.dtype}
+        super().__init__(bank.in_planes, bank.out_planes, bank.kernel_size, stride, padding, bias=False, **place)
+        make_weight(self, SharedWeight(bank))
+        type(self).fuse = SharedConv2d.fuse  # make_weight's own would leave a SharedConv2d without a bank
+        set_learned(self, F.normalize(torch.randn(bank.num_templates, **place), dim=0))
+
+    def fuse(self) -> nn.Conv2d:
+        """A new ``nn.Conv2d`` with the kernel of this moment."""
+        plain = plain_layer(self)
+        plain.__class__ = nn.Conv2d
+        return plain
+
+
+@dataclass(frozen=True)
+class SharingGroup:
+    """A bank and the layers that use it.
+
+    Attributes:
+        name: Name of the bank in the network.
+        bank: The bank.
+        convs: Its layers by name, in the network's order; L of them.
+    """
+
+    name: str
+    bank: TemplateBank
+    convs: dict[str, nn.Module]
+
+    @property
+    def coefficients(self) -> Tensor:
+        """A copy of all layers' coefficients, (L, T)."""
+        return torch.stack([learned_of(conv).detach() for conv in self.convs.values()])
+
+    def reset_parameters(self) -> None:
+        """Draw new templates and coefficients."""
+        self.bank.reset_parameters()
+        self.reset_coefficients()
+
+    @torch.no_grad()
+    def reset_coefficients(self) -> None:
+        """Give the layers the rows of a random (L, T) matrix with orthonormal columns, or rows if L < T."""
+        rows = torch.empty(len(self.convs), self.bank.num_templates, device=self.bank.templates.device)
+        nn.init.orthogonal_(rows)
+        for conv, row in zip(self.convs.values(), rows, strict=True):
+            set_learned(conv, row)
+
+    @torch.no_grad()
+    def replace(self, templates: Tensor, coefficients: Tensor) -> None:
+        """Give the group other templates (T', out, in, k, k) and coefficients (L, T'), cast to the present dtype."""
+        old = self.bank.templates
+        self.bank.templates = nn.Parameter(templates.detach().to(old, copy=True), old.requires_grad)
+        for conv, row in zip(self.convs.values(), coefficients, strict=True):
+            learned = learned_of(conv)
+            conv.parametrizations["weight"].original = nn.Parameter(
+                row.detach().to(learned, copy=True), learned.requires_grad
+            )
+
+
+def share_weights(convs: Sequence[nn.Conv2d], num_templates: int) -> TemplateBank:
+    """Let ordinary convolutions of one shape share a new bank; they lose the kernels they have.
+
+    Args:
+        convs: The layers, in the order in which the rows of the coefficient matrix are given out.
+        num_templates: T.
+
+    Returns:
+        The bank, which the network must register.
+
+    Raises:
+        ZooError: If the kernels differ in shape or are not square.
+    """
+    out_planes, in_planes, size = convs[0].weight.shape[:3]
+    shapes = {tuple(conv.weight.shape) for conv in convs}
+    if shapes != {(out_planes, in_planes, size, size)}:
+        raise ZooError(f"Layers can share templates only if all have one square kernel shape, not {sorted(shapes)}.")
+    bank = TemplateBank(num_templates, in_planes, out_planes, size).to(convs[0].weight)
+    for conv in convs:
+        make_weight(conv, SharedWeight(bank))
+    SharingGroup("", bank, {str(i): conv for i, conv in enumerate(convs)}).reset_coefficients()
+    return bank
+
+
+def sharing_groups(model: nn.Module) -> list[SharingGroup]:
+    """The banks of a network with the layers that use each, in the order of these layers.
+
+    Raises:
+        ZooError: If a layer's bank is not registered in ``model``.
+    """
+    names = {module: name for name, module in model.named_modules() if isinstance(module, TemplateBank)}
+    groups: dict[TemplateBank, SharingGroup] = {}
+    for name, module in model.named_modules():
+        maker = maker_of(module) if is_made(module, "weight") else None
+        if isinstance(maker, SharedWeight):
+            if maker.bank not in names:
+                raise ZooError(f"The template bank of {name} is not part of the network: assign it to an attribute.")
+            group = groups.setdefault(maker.bank, SharingGroup(names[maker.bank], maker.bank, {}))
+            group.convs[name] = module
+    return list(groups.values())
+
+
+def coefficient_names(model: nn.Module) -> set[str]:
+    """Names of the coefficient parameters, which the authors' weight decay leaves out."""
+    return {f"{name}.parametrizations.weight.original" for group in sharing_groups(model) for name in group.convs}

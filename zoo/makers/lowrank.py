@@ -1,0 +1,78 @@
+"""Symmetric kernels of low rank, stored as eigenvalues and eigenvectors per tap.
+
+Paper: S. X. Hu, S. Zagoruyko, N. Komodakis, "Exploring Weight Symmetry in Deep Neural Networks", 2019,
+https://arxiv.org/abs/1812.11027; its code calls the type ``pdpt``.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import ZooError
+
+
+class LowRankSymmetric(nn.Module):
+    """Makes each tap of a kernel as V diag(e) V^T, with e of ``rank`` entries.
+
+    The learned vector is e, (taps, rank), followed by V, (taps, n, rank), both row-major. Nothing keeps the columns of
+    V orthonormal.
+
+    Args:
+        shape: Kernel, (n, n, rows, columns) or (n, n).
+        rank: Rank of each tap, 1 to n; None for n // 2 (at least 1). ``"reference"`` is n // 2 - 1, the rank of the
+            authors' code, which drops the largest eigenvalue; it is 0, a zero kernel, at n = 2.
+
+    Raises:
+        ZooError: If the kernel is not square in its channels, or the rank does not exist.
+    """
+
+    def __init__(self, shape: Sequence[int], rank: int | str | None = None):
+        super().__init__()
+        self.shape = tuple(shape)
+        n = self.shape[0]
+        if len(self.shape) < 2 or n != self.shape[1]:
+            raise ZooError(f"Symmetry 'pdpt' needs as many input as output channels; the kernel has {self.shape}.")
+        if rank == "reference":
+            if n < 2:
+                raise ZooError("Symmetry 'pdpt' has no reference rank for one channel: choose a wider network.")
+            rank = n // 2 - 1
+        elif rank is None:
+            rank = max(1, n // 2)
+        elif isinstance(rank, bool) or not isinstance(rank, int) or not 1 <= rank <= n:
+            raise ZooError(f"rank {rank!r} must be an integer from 1 to {n}, None (half of it) or 'reference'.")
+        self.taps, self.rank = math.prod(self.shape[2:]), rank
+
+    def forward(self, learned: Tensor) -> Tensor:
+        """(taps * rank * (n + 1),) -> ``shape``."""
+        values, vectors = self.unpack(learned)
+        kernel = (vectors * values[:, None]) @ vectors.transpose(1, 2)
+        return kernel.permute(1, 2, 0).reshape(self.shape)
+
+    def right_inverse(self, kernel: Tensor) -> Tensor:
+        """The nearest symmetric kernel of this rank: the eigenvalues of largest size of (A + A^T) / 2, tap by tap."""
+        taps = kernel.flatten(2).permute(2, 0, 1) if kernel.dim() > 2 else kernel[None]
+        taps = taps.double()
+        values, vectors = torch.linalg.eigh((taps + taps.transpose(1, 2)) / 2)
+        largest = values.abs().argsort(1, descending=True)[:, : self.rank]
+        values = values.gather(1, largest)
+        vectors = vectors.gather(2, largest[:, None].expand(-1, self.shape[0], -1))
+        return self.pack(values, vectors).to(kernel.dtype)
+
+    def select(self, kernel: Tensor) -> Tensor:
+        """What to learn from a freshly drawn kernel: its projection."""
+        return self.right_inverse(kernel)
+
+    def pack(self, values: Tensor, vectors: Tensor) -> Tensor:
+        """(taps, rank) and (taps, n, rank) -> the learned vector."""
+        return torch.cat([values.flatten(), vectors.flatten()])
+
+    def unpack(self, learned: Tensor) -> tuple[Tensor, Tensor]:
+        """The learned vector -> eigenvalues (taps, rank) and eigenvectors (taps, n, rank)."""
+        count = self.taps * self.rank
+        values = learned[:count].view(self.taps, self.rank)
+        return values, learned[count:].view(self.taps, self.shape[0], self.rank)
+
+    def extra_repr(self) -> str:
+        return f"{self.shape}, rank={self.rank}"

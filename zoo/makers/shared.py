@@ -1,0 +1,45 @@
+"""Kernels as linear combinations of templates that several layers share.
+
+Paper: P. Savarese and M. Maire, "Learning Implicitly Recurrent CNNs Through Parameter Sharing", ICLR 2019,
+https://arxiv.org/abs/1902.09701: layer i has the kernel ``W_i = sum_t a_i[t] B_t``.
+"""
+
+import torch
+from torch import Tensor, nn
+
+
+class SharedWeight(nn.Module):
+    """Makes a kernel from a layer's own coefficients (T,) and the templates of a bank.
+
+    The bank is not a submodule of the maker: it would then be listed once per layer in the state dict. It must be one
+    of the network, where ``to``, the optimizer and the state dict find it; a deep copy of the network keeps the tie.
+
+    Args:
+        bank: Module with a parameter ``templates`` (T, *kernel), called with coefficients for a kernel.
+    """
+
+    def __init__(self, bank: nn.Module):
+        super().__init__()
+        self._held = (bank,)  # a tuple, because an attribute that is a module would be registered
+
+    @property
+    def bank(self) -> nn.Module:
+        """The bank whose templates are combined."""
+        return self._held[0]
+
+    def forward(self, coefficients: Tensor) -> Tensor:
+        """(T,) -> (*kernel)."""
+        return self.bank(coefficients)
+
+    @torch.no_grad()
+    def right_inverse(self, kernel: Tensor) -> Tensor:
+        """Coefficients (T,) of the combination closest to ``kernel`` (*kernel) in least squares.
+
+        They are those of least norm if the templates are linearly dependent.
+        """
+        work = torch.promote_types(kernel.dtype, torch.float32)
+        rows, target = self.bank.templates.flatten(1).to(work), kernel.flatten().to(work)
+        gram = torch.linalg.pinv(rows @ rows.T, hermitian=True)
+        found = gram @ (rows @ target)
+        found = found + gram @ (rows @ (target - found @ rows))  # the normal equations square the condition number
+        return found.to(kernel.dtype)

@@ -1,0 +1,318 @@
+"""What the networks with sparse or tied weights share: makers, initial values, the published code's keys.
+
+Paper: H. Mostafa and X. Wang, "Parameter efficient training of deep convolutional neural networks by dynamic sparse
+reparameterization", ICML 2019, https://arxiv.org/abs/1902.05967.
+"""
+
+import copy
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import WeightError, ZooError
+from ..makers import is_made, learned_of, make_weight, maker_of
+from ..makers.masked import UNITS, MaskedWeight, check_sparsity, check_unit, entries_on, mask_shape
+from ..makers.tied import TiedWeight
+
+_KEYS = {"0.mask": "mask", "0.index": "weight_alloc"}
+
+
+class SparseNet(ABC):
+    """Base of the sparse networks, beside ``nn.Module``.
+
+    Attributes:
+        sparsity: Nominal sparsity of the sparse layers; see :func:`zoo.density.density_report` for the true one.
+        fc_sparsity: The same of the linear layers among them.
+        sparse_unit: What a mask entry switches, or what is tied.
+        reparam: ``sparse`` or ``tied``.
+    """
+
+    sparsity: float
+    fc_sparsity: float
+    sparse_unit: str
+    reparam: str
+    _classifier_tensors: tuple[str, ...] = ()
+
+    @abstractmethod
+    def sparse_layers(self) -> dict[str, nn.Module]:
+        """The layers whose weights the paper makes sparse, by name, in order of execution; also those now dense."""
+
+    @classmethod
+    @abstractmethod
+    def plain_arguments(cls, state: Mapping[str, Tensor]) -> dict[str, Any] | None:
+        """Arguments of the dense network that an ordinary state dict belongs to, or None if it is another's."""
+
+    def make_sparse(
+        self,
+        sparsity: float,
+        sparse_unit: str = "weight",
+        reparam: str = "sparse",
+        fc_sparsity: float | None = None,
+        density: str = "uniform",
+        mask_dense: bool = True,
+    ) -> None:
+        """Put a maker on the weight of every sparse layer; the present weights become what is learned.
+
+        Args:
+            sparsity: Share of mask entries that are off in every sparse layer.
+            sparse_unit: ``weight``, ``row``, ``kernel`` or ``filter``; for tied weights ``weight`` or ``kernel``.
+            reparam: ``sparse`` (mask) or ``tied`` (bank).
+            fc_sparsity: Sparsity of the sparse linear layers; None for ``sparsity``.
+            density: ``uniform``, or ``erk``: as many weights in all, spread over the layers as in :func:`erk_counts`.
+            mask_dense: Also where the sparsity is 0, with masks that are all ones.
+
+        Raises:
+            ZooError: If an argument has no meaning, or a layer has a maker already.
+        """
+        if reparam not in ("sparse", "tied"):
+            raise ZooError(f"reparam is 'sparse' or 'tied', not {reparam!r}.")
+        if density not in ("uniform", "erk"):
+            raise ZooError(f"density is 'uniform' or 'erk', not {density!r}.")
+        if reparam == "tied" and density != "uniform":
+            raise ZooError("density 'erk' is a distribution of mask entries: use it with reparam 'sparse'.")
+        check_unit(sparse_unit)
+        self.sparsity, self.sparse_unit, self.reparam = check_sparsity(sparsity), sparse_unit, reparam
+        self.fc_sparsity = check_sparsity(sparsity if fc_sparsity is None else fc_sparsity)
+        layers = {
+            name: layer for name, layer in self.sparse_layers().items() if mask_dense or self._sparsity_of(layer) > 0
+        }
+        made = [name for name, layer in layers.items() if is_made(layer)]
+        if made:
+            raise ZooError(f"{made[0]} and {len(made) - 1} more layers have made weights: collapse the network first.")
+        counts: dict[str, int] = {}
+        if density == "erk":
+            shapes = {name: tuple(layer.weight.shape) for name, layer in layers.items()}
+            counts = erk_counts(shapes, {n: self._sparsity_of(layer) for n, layer in layers.items()}, sparse_unit)
+        for name, layer in layers.items():
+            self._put_maker(layer, counts.get(name))
+
+    def _sparsity_of(self, layer: nn.Module) -> float:
+        return self.fc_sparsity if isinstance(layer, nn.Linear) else self.sparsity
+
+    def _put_maker(self, layer: nn.Module, on: int | None = None) -> None:
+        shape, sparsity = tuple(layer.weight.shape), self._sparsity_of(layer)
+        if self.reparam == "tied":
+            maker = TiedWeight(shape, sparsity, self.sparse_unit)
+        else:
+            maker = MaskedWeight(shape, sparsity, self.sparse_unit, on)
+        make_weight(layer, maker.to(layer.weight.device))
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False):
+        """As ``nn.Module``'s. If not strict, a classifier of another number of classes is left out.
+
+        timm leaves such a classifier out by the names ``.weight`` and ``.bias``, which made tensors do not have.
+        """
+        if not strict:
+            own = self.state_dict()
+            state_dict = {
+                name: value
+                for name, value in state_dict.items()
+                if not (name.startswith(self._classifier_tensors) and name in own and value.shape != own[name].shape)
+            }
+        return super().load_state_dict(state_dict, strict=strict, assign=assign)
+
+    def _made_key(self, name: str) -> str:
+        layer, made, rest = name.partition(".parametrizations.weight.")
+        if not made:
+            return name
+        return f"{layer}.d_tensor.{_KEYS.get(rest, 'bank' if self.reparam == 'tied' else 's_tensor')}"
+
+    def reference_tensors(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Masks as booleans, checked index maps; for a layer that is dense here, the product as ``weight``.
+
+        Raises:
+            WeightError: If a mask is not of zeros and ones, or an index map points outside its bank.
+        """
+        state = dict(state)
+        for name, layer in self.sparse_layers().items():
+            key = self.reference_key(f"{name}.weight").removesuffix("weight")
+            learned, mask = state.get(f"{key}d_tensor.s_tensor"), state.get(f"{key}d_tensor.mask")
+            bank, index = state.get(f"{key}d_tensor.bank"), state.get(f"{key}d_tensor.weight_alloc")
+            folds = not is_made(layer)
+            if mask is not None:
+                if not torch.all((mask == 0) | (mask == 1)):
+                    raise WeightError(f"{key}d_tensor.mask is not a mask: it has values other than 0 and 1.")
+                state[f"{key}d_tensor.mask"] = mask = mask.bool()
+                fits = learned is not None and mask.shape == learned.shape[: mask.dim()]
+                if folds and fits and learned.shape == layer.weight.shape:
+                    state[f"{key}weight"] = learned * mask.reshape(*mask.shape, *(1,) * (learned.dim() - mask.dim()))
+                    del state[f"{key}d_tensor.s_tensor"], state[f"{key}d_tensor.mask"]
+            if bank is not None and index is not None:
+                if index.is_floating_point() or not torch.all((index >= 0) & (index < len(bank))):
+                    raise WeightError(f"{key}d_tensor.weight_alloc is not a map into a bank of {len(bank)} rows.")
+                kernel = bank[index.long()]
+                if folds and kernel.numel() == layer.weight.numel():
+                    state[f"{key}weight"] = kernel.reshape(layer.weight.shape)
+                    del state[f"{key}d_tensor.bank"], state[f"{key}d_tensor.weight_alloc"]
+        return state
+
+
+@torch.no_grad()
+def init_weights(model: nn.Module) -> None:
+    """Initial values of the published code, sparse or not, of all convolutions and linear layers.
+
+    Convolutions: normal, variance 2 / (height * width * out). Linear: uniform, +-1 / sqrt(in); the first entry of a
+    tied layer's bank is 0. Biases: 0.
+    """
+    for layer in model.modules():
+        if not isinstance(layer, nn.Conv2d | nn.Linear):
+            continue
+        weight = learned_of(layer)
+        if isinstance(layer, nn.Conv2d):
+            nn.init.normal_(weight, std=math.sqrt(2 / (math.prod(layer.kernel_size) * layer.out_channels)))
+        else:
+            bound = 1 / math.sqrt(layer.in_features)
+            nn.init.uniform_(weight, -bound, bound)
+            if isinstance(maker_of(layer), TiedWeight):
+                weight[0] = 0
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)
+
+
+def unit_of(granularity: int, tied: bool) -> str:
+    """The unit that the published code's ``sub-kernel-granularity`` stands for.
+
+    Args:
+        granularity: 1 to 4, the number of axes of a mask; for tied weights 0 ties kernels, any other ties weights.
+        tied: Whether weights are tied.
+
+    Raises:
+        ZooError: If it stands for none.
+    """
+    units = {axes: unit for unit, axes in UNITS.items()}
+    if tied:
+        units = dict.fromkeys(units, "weight") | {0: "kernel"}
+    if granularity not in units:
+        kind = "tied" if tied else "sparse"
+        raise ZooError(
+            f"granularity of {kind} weights is one of {', '.join(map(str, sorted(units)))}, not {granularity!r}."
+        )
+    return units[granularity]
+
+
+def erk_counts(
+    shapes: Mapping[str, Sequence[int]], sparsities: Mapping[str, float], unit: str = "weight"
+) -> dict[str, int]:
+    """Mask entries that are on in each layer, by the Erdos-Renyi-kernel rule, for as many weights as uniform sparsity.
+
+    A layer's density is proportional to (sum of its weight's axes) / (product of them); layers for which that exceeds
+    1 are dense and the others share what is left. U. Evci et al., "Rigging the Lottery: Making All Tickets Winners",
+    ICML 2020, https://arxiv.org/abs/1911.11134, section 3.
+
+    Args:
+        shapes: Of the weights, by layer.
+        sparsities: The uniform ones, whose total count of weights is kept (to within one unit).
+        unit: What a mask entry switches.
+
+    Returns:
+        Entries that are on, by layer.
+    """
+    entries = {name: math.prod(mask_shape(shape, unit)) for name, shape in shapes.items()}
+    weights = {name: math.prod(shape) // entries[name] for name, shape in shapes.items()}  # per entry
+    total = sum(entries_on(entries[name], sparsities[name]) * weights[name] for name in shapes)
+    dense: set[str] = set()
+    while True:
+        rest = total - sum(math.prod(shapes[name]) for name in dense)
+        scale = rest / max(1, sum(sum(shape) for name, shape in shapes.items() if name not in dense))
+        share = {n: 1.0 if n in dense else scale * sum(s) / math.prod(s) for n, s in shapes.items()}
+        over = {name for name in shapes if share[name] > 1}
+        if not over:
+            break
+        dense |= over
+    exact = {name: share[name] * entries[name] for name in shapes}
+    counts = {name: min(int(exact[name]), entries[name]) for name in shapes}
+    left = total - sum(counts[name] * weights[name] for name in shapes)
+    for name in sorted(shapes, key=lambda name: counts[name] - exact[name]):  # largest remainder first
+        if counts[name] < entries[name] and left >= weights[name]:
+            counts[name] += 1
+            left -= weights[name]
+    return counts
+
+
+@torch.no_grad()
+def sparse_from_plain(
+    model: nn.Module,
+    sparsity: float,
+    sparse_unit: str = "weight",
+    reparam: str = "sparse",
+    fc_sparsity: float | None = None,
+    density: str = "uniform",
+    **kwargs: Any,
+) -> tuple[nn.Module, float]:
+    """Turn an ordinary network into a sparse one: magnitude pruning layer by layer, or averages for tied weights.
+
+    Args:
+        model: A network with the shape and keys of one of this family (any timm or torchvision ResNet-50 too), or one
+            of this family that is dense; it is left as it is.
+        sparsity: Share of weights to switch off; at 0 the result has all-ones masks and computes the same.
+        sparse_unit: As in :meth:`SparseNet.make_sparse`, like the next three.
+        reparam: ``sparse`` or ``tied``.
+        fc_sparsity: Sparsity of the linear layers.
+        density: ``uniform`` or ``erk``.
+        **kwargs: Further arguments of the network class, such as ``sparse_downsample``.
+
+    Returns:
+        The sparse network, in the mode, precision and place of ``model``; and the relative error of its kernels, the
+        norm of all changes over the norm of all kernels that were made sparse.
+
+    Raises:
+        ZooError: If ``model`` is no such network.
+    """
+    sparse = _dense_copy(model, kwargs)
+    before = {name: layer.weight.detach().clone() for name, layer in sparse.sparse_layers().items()}
+    sparse.make_sparse(sparsity, sparse_unit, reparam, fc_sparsity, density)
+    change = size = 0.0
+    for name, layer in sparse.sparse_layers().items():
+        maker, kernel = maker_of(layer), before[name]
+        if isinstance(maker, MaskedWeight):
+            maker.keep_largest_(kernel, int(maker.mask.sum()))
+        change += float((layer.weight - kernel).double().square().sum())
+        size += float(kernel.double().square().sum())
+    return sparse, math.sqrt(change / size) if size else 0.0
+
+
+def _dense_copy(model: nn.Module, kwargs: Mapping[str, Any]) -> nn.Module:
+    if isinstance(model, SparseNet):
+        if kwargs:
+            raise ZooError(f"{type(model).__name__} is a sparse network already: build it with {', '.join(kwargs)}.")
+        return copy.deepcopy(model)
+    state = model.state_dict()
+    for cls in SparseNet.__subclasses__():
+        arguments = cls.plain_arguments(state)
+        if arguments is None:
+            continue
+        network = cls(**{**arguments, "sparsity": 0.0, **kwargs})
+        own = network.state_dict()
+        wrong = sorted(
+            n for n in own.keys() | state.keys() if n not in own or n not in state or own[n].shape != state[n].shape
+        )
+        if wrong:
+            raise ZooError(f"This {type(model).__name__} is not a plain {cls.__name__}: {', '.join(wrong[:4])} differ.")
+        network.load_state_dict(state)
+        parameter = next(model.parameters())
+        network = network.to(parameter.device, parameter.dtype).train(model.training)
+        _check_same(model, network, arguments["in_chans"])
+        return network
+    classes = ", ".join(cls.__name__ for cls in SparseNet.__subclasses__())
+    raise ZooError(f"{type(model).__name__} has no sparse form here: it needs the layers of one of {classes}.")
+
+
+def _check_same(model: nn.Module, network: nn.Module, channels: int) -> None:
+    """Equal keys do not make equal functions: activations, poolings and strides have no keys."""
+    parameter = next(model.parameters())
+    x = torch.randn(2, channels, 28, 28, generator=torch.Generator().manual_seed(0)).to(parameter)
+    outputs = []
+    for net in (model, network):
+        training = net.training
+        outputs.append(net.eval()(x).double())
+        net.train(training)
+    expected, found = outputs
+    if expected.shape != found.shape or (expected - found).abs().max() > 0.01 * expected.abs().max():
+        raise ZooError(
+            f"This {type(model).__name__} has the tensors of a plain {type(network).__name__} but computes something "
+            "else with them (another activation, pooling or stride): start from the ordinary network."
+        )
