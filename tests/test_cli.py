@@ -8,9 +8,9 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import ROOT
 from PIL import Image
 
+from conftest import ROOT
 from zoo.cli import main
 from zoo.cli.demo import SAMPLE
 from zoo.weights.manifest import weights

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from golden import load_golden
 from safetensors.torch import load_file
-from testers import FamilyTester
 
 import zoo
+from golden import load_golden
+from testers import FamilyTester
 
 GOLDEN = sorted((Path(__file__).parent / "golden" / "lrunet").glob("*.safetensors"))
 

@@ -1,18 +1,19 @@
 """ParaDise and the attention networks it is compared with: parity, counts, folding, warm starts, blocks."""
 
 import copy
+import io
 from pathlib import Path
 
 import pytest
 import timm
 import torch
-from golden import load_golden
 from safetensors import safe_open
-from testers import FamilyTester
 from timm.utils import reparameterize_model
 from torch import nn
 from torch.nn import functional as F
 
+from golden import load_golden
+from testers import FamilyTester
 from zoo.errors import WeightError, ZooError
 from zoo.layers.attention import Cbam, GatherConv, GatherExcite, SqueezeExcite
 from zoo.layers.paradise import (
@@ -213,7 +214,7 @@ def test_counts_of_subsets(branches, counts):
 
 class TestParadise(FamilyTester):
     family = "paradise"
-    small = ("pd_a_resnet18_half_cifar", "pd_b_resnet18_half_cifar", "ge_resnet18_cifar")
+    small = ("pd_b_resnet18_half_cifar", "ge_resnet18_cifar")  # PD-A is PD-B without the gate
     counts = {
         "pd_a_resnet18": 30_201_000,
         "pd_b_resnet18": 30_273_036,
@@ -277,6 +278,23 @@ def test_gate_is_per_sample():
     assert gates.std(0).min() > 1e-3
     alone = torch.cat([conv.fuse()(sample[None]) for sample in x])
     assert relative(conv.fuse()(x), alone) <= 1e-12
+
+
+def test_mixed_convolution_in_files_takes_any_batch():
+    runtime = pytest.importorskip("onnxruntime")
+    torch.manual_seed(1)
+    fused = randomise_bn(PDBConv2d(16, 32, 2)).eval().fuse()
+    x = torch.randn(5, 16, 9, 8)
+    options = {"dynamic_shapes": ({0: torch.export.Dim("batch", min=1)},)}
+    exported = torch.export.export(fused, (x[:4],), strict=False, **options).module()
+    buffer = io.BytesIO()
+    torch.onnx.export(fused, (x[:4],), dynamo=True, verbose=False, input_names=["x"], **options).save(buffer)
+    session = runtime.InferenceSession(buffer.getvalue(), providers=["CPUExecutionProvider"])
+    with torch.no_grad():
+        for images in (x, x[:1]):
+            assert relative(exported(images), fused(images)) <= 1e-5
+            (onnx,) = session.run(None, {"x": images.numpy()})
+            assert relative(torch.from_numpy(onnx), fused(images)) <= 1e-5
 
 
 def test_pd_b_with_equal_gates_is_scaled_pd_a():

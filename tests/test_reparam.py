@@ -9,13 +9,13 @@ import pytest
 import timm
 import torch
 import torchvision
-from conftest import ROOT
-from protocol import close, images, make, randomise
 from safetensors.torch import load_file
 from timm.utils import reparameterize_model
 from torch import nn
 
 import zoo
+from conftest import ROOT
+from protocol import close, images, make, randomise
 from zoo.makers import is_made
 from zoo.reparam.export import FORMATS, export
 from zoo.reparam.fold import fold_into

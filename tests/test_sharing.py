@@ -8,9 +8,6 @@ from typing import ClassVar
 import pytest
 import timm
 import torch
-from golden import load_golden
-from protocol import close, randomise
-from testers import FamilyTester
 from timm.models import load_checkpoint, save_for_hf
 from timm.optim import create_optimizer_v2
 from timm.utils import reparameterize_model
@@ -18,6 +15,9 @@ from torch import nn
 from torch.nn import functional as F
 
 import zoo
+from golden import load_golden
+from protocol import close, randomise
+from testers import FamilyTester
 from zoo.analysis import (
     cluster_layers,
     coefficient_spectrum,

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import timm
 import torch
-from golden import load_golden
-from protocol import randomise
-from testers import FamilyTester
 from timm.utils import reparameterize_model
 from torch import nn
 
 import zoo
+from golden import load_golden
+from protocol import randomise
+from testers import FamilyTester
 from zoo.density import density_report
 from zoo.makers import is_made, learned_of, make_weight, maker_of
 from zoo.makers.masked import MaskedWeight, entries_on

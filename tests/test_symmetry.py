@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from golden import load_golden
-from protocol import randomise
-from testers import FamilyTester
 from timm.utils import reparameterize_model
 from torch import nn
 
+from golden import load_golden
+from protocol import randomise
+from testers import FamilyTester
 from zoo.errors import WeightError, ZooError
 from zoo.makers.base import is_made, learned_of, make_weight, maker_of
 from zoo.makers.lowrank import LowRankSymmetric

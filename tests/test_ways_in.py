@@ -9,10 +9,10 @@ import warnings
 import pytest
 import timm
 import torch
-from conftest import ROOT
 from timm.models import list_models as timm_list_models
 
 import zoo
+from conftest import ROOT
 from zoo.weights.manifest import weights
 
 NAME = "lrunet1_100.zoo_fmnist"

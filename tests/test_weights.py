@@ -14,11 +14,11 @@ import jsonschema
 import pytest
 import timm
 import torch
-from conftest import ROOT
-from loopback import COMMIT, Hub, Server, running
 from safetensors.torch import load_file, save_file
 
 import zoo
+from conftest import ROOT
+from loopback import COMMIT, Hub, Server, running
 from zoo.weights import fetch as fetching
 from zoo.weights.card import model_card
 from zoo.weights.convert import safetensors_bytes

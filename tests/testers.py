@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from protocol import CHECKS
 
 import zoo
+from protocol import CHECKS
 
 
 class FamilyTester:

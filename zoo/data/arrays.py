@@ -1,7 +1,7 @@
 """Readers for the small data sets, which are held in memory as uint8 arrays.
 
 Accepted, in the folder given or in the subfolder torchvision uses: Fashion-MNIST as idx files, plain or gzipped;
-CIFAR-10/100 in the official binary form or as the official Python batches (read by an unpickler that knows arrays only).
+CIFAR-10/100 in the official binary form or as the official Python batches, read by an unpickler that knows arrays only.
 """
 
 import gzip
@@ -123,13 +123,15 @@ def _cifar(name: str, folder: Path, split: str) -> tuple[np.ndarray, np.ndarray]
 class _ArrayUnpickler(pickle.Unpickler):
     """Builds NumPy arrays and plain containers; any other class or function in the file is an error."""
 
-    ALLOWED = {
-        ("numpy.core.multiarray", "_reconstruct"),
-        ("numpy._core.multiarray", "_reconstruct"),
-        ("numpy", "ndarray"),
-        ("numpy", "dtype"),
-        ("_codecs", "encode"),
-    }
+    ALLOWED = frozenset(
+        {
+            ("numpy.core.multiarray", "_reconstruct"),
+            ("numpy._core.multiarray", "_reconstruct"),
+            ("numpy", "ndarray"),
+            ("numpy", "dtype"),
+            ("_codecs", "encode"),
+        }
+    )
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in self.ALLOWED:

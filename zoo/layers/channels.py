@@ -27,9 +27,9 @@ def interleave_halves(x: Tensor, swap: bool = False) -> Tensor:
 def repeat_channels(x: Tensor, times: int) -> Tensor:
     """Repeat every channel, neighbours together.
 
-    A depthwise convolution with ``m`` outputs per channel is an ordinary depthwise one (one output per channel, the same
-    kernel tensor) of the input with every channel repeated ``m`` times. CPU kernels have no fast path for the first
-    form: a LruNet-10 training step takes a quarter of the time in the second, inference about half.
+    A depthwise convolution with ``m`` outputs per channel is an ordinary depthwise one (one output per channel, the
+    same kernel tensor) of the input with every channel repeated ``m`` times. CPU kernels have no fast path for the
+    first form: a LruNet-10 training step takes a quarter of the time in the second, inference about half.
 
     Args:
         x: (batch, channels, height, width).

@@ -110,7 +110,7 @@ def _make_branch(name: str, in_channels: int, out_channels: int, stride: int) ->
 
 
 class PDAConv2d(nn.Module):
-    """PD-A: the sum of its branches, in place of a 3x3 convolution and its batch norm (section 3.1 of the paper).
+    """PD-A: the sum of its branches, in place of a 3x3 convolution and its batch norm.
 
     Args:
         in_channels: Channels in.
@@ -154,7 +154,7 @@ class PDAConv2d(nn.Module):
 
 
 class BranchGate(nn.Module):
-    """One weight per sample and branch, from the input's channel means (section 3.2 of the paper).
+    """One weight per sample and branch, from the input's channel means.
 
     Args:
         in_channels: Channels of the input.

@@ -24,6 +24,8 @@ def make_weight(layer: nn.Module, maker: nn.Module, name: str = "weight") -> nn.
         ``reparameterize_model`` and ``zoo.reparameterize`` call to get the plain layer.
     """
     parametrize.register_parametrization(layer, name, maker)
+    learned = layer.parametrizations[name].original
+    learned.data = learned.data.contiguous()  # a slice would keep the whole tensor, and no file format takes it
     type(layer).fuse = plain_layer  # the class torch has just made for this layer alone
     return layer.train(layer.training)  # the maker too
 
