@@ -235,7 +235,11 @@ class TestParadise(FamilyTester):
         "resnet18_cifar": 11_689_512 - 64 * 3 * (49 - 9) - 990 * 513,
     }
     # Where the map is 2 or 3 wide the step that would shrink it further is skipped, as in the original.
-    without_gradient = {"ge_resnet18_cifar": ("layer3.*.se.gather.2.*", "layer4.*.se.gather.[12].*")}
+    # gathering stops where the map is 2 or 3 wide: at 32 pixels without a pool, and at the protocol's 64 with one
+    without_gradient = {
+        "ge_resnet18_cifar": ("layer3.*.se.gather.2.*", "layer4.*.se.gather.[12].*"),
+        "ge_resnet*[0-9]": ("layer2.*.se.gather.2.*", "layer3.*.se.gather.[12].*", "layer4.*.se.gather.*"),
+    }
 
 
 def test_registered_names():

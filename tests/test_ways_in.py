@@ -48,6 +48,15 @@ def test_local_folder_as_timm_reads_it(expected, tmp_path):
         timm.create_model(f"local-dir:{tmp_path / 'copy'}", pretrained=True)
 
 
+def test_a_network_of_the_users_own_is_saved_and_loaded_as_in_timm(tmp_path):
+    """timm's save_for_hf and local-dir, with a tag that is none of ours."""
+    own = timm.create_model("lrunet2_100", num_classes=4, pretrained_cfg_overlay={"tag": "mine"})
+    timm.models.save_for_hf(own, str(tmp_path / "mine"), safe_serialization=True)
+    assert same(timm.create_model(f"local-dir:{tmp_path / 'mine'}", pretrained=True), own)
+    file = {"file": str(tmp_path / "mine" / "model.safetensors"), "tag": "mine", "num_classes": 4}
+    assert same(timm.create_model("lrunet2_100", pretrained=True, pretrained_cfg_overlay=file), own)
+
+
 def test_torch_hub_from_a_folder(expected):
     assert same(torch.hub.load(str(ROOT), ARCH, source="local", pretrained=True), expected)
     assert same(torch.hub.load(str(ROOT), ARCH, source="local", pretrained=True, tag=TAG), expected)

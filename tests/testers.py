@@ -1,5 +1,8 @@
 """Base classes of the model tests. A family's test file names its networks; the tests come from here."""
 
+import fnmatch
+import importlib
+
 import pytest
 import torch
 
@@ -15,8 +18,9 @@ class FamilyTester:
         small: Registered names that run the whole protocol.
         counts: Name to exact number of learnable parameters; every name of the family is built on the meta device, and
             those listed here are counted.
-        exceptions: (name, check) to the reason why this check does not apply.
-        without_gradient: Name to shell patterns of parameters that get no gradient, the reason in a comment.
+        exceptions: (shell pattern over names, check) to the reason why this check does not apply.
+        without_gradient: Shell pattern over names to shell patterns of parameters that get no gradient, the reason in
+            a comment.
     """
 
     family: str
@@ -31,10 +35,11 @@ class FamilyTester:
             metafunc.parametrize("name", self.small)
 
     def test_protocol(self, name: str, check: str) -> None:
-        if (name, check) in self.exceptions:
-            pytest.skip(self.exceptions[name, check])
-        extra = {"without_gradient": self.without_gradient.get(name, ())} if check == "backward" else {}
-        CHECKS[check](name, **extra)
+        for (pattern, excused), reason in self.exceptions.items():
+            if check == excused and fnmatch.fnmatch(name, pattern):
+                pytest.skip(reason)
+        patterns = [p for names, ps in self.without_gradient.items() if fnmatch.fnmatch(name, names) for p in ps]
+        CHECKS[check](name, **({"without_gradient": tuple(patterns)} if check == "backward" else {}))
 
     def test_every_entry_is_built_and_counted(self) -> None:
         names = [name for name in zoo.list_models() if zoo.registry.family_of(name) == self.family]
@@ -48,3 +53,8 @@ class FamilyTester:
             if found != self.counts.get(name, found):
                 wrong[name] = (found, self.counts[name])
         assert not wrong, f"name: (found, expected) {wrong}"
+
+
+def family_testers() -> dict[str, type[FamilyTester]]:
+    """The tester of each family, from its test file ``test_<family>.py``."""
+    return {family: importlib.import_module(f"test_{family}").TestFamily for family in zoo.models.FAMILIES}

@@ -21,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         Exit code.
     """
-    from . import convert, demo, evaluate, listing, train, weights  # late: a usage error should not wait for torch
+    from . import convert, demo, evaluate, listing, train, weights
 
     parser = argparse.ArgumentParser(prog="zoo", description="Parameter-efficient CNNs with verified weights.")
     parser.add_argument("--version", action="version", version=f"zoo {__version__}")

@@ -42,14 +42,15 @@ def build_model(
     filter_fn = None
     if pretrained:
         cfg = resolve_pretrained_cfg(variant, pretrained_cfg=pretrained_cfg, pretrained_cfg_overlay=overlay).to_dict()
-        state_dict = load_state_dict(cfg, cache_dir)
+        verified = load_state_dict(cfg, cache_dir)
 
-        def filter_fn(_: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-            return rename_from_reference(model, state_dict)
+        def filter_fn(read: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+            return rename_from_reference(model, read if verified is None else verified)
 
-        # timm takes a given state dict before any other source; the filter above puts the verified one in its place,
-        # which spares the copy that timm makes of every configuration.
-        overlay.update(state_dict={"verified": True}, source=None)
+        if verified is not None:
+            # timm takes a given state dict before any other source; the filter above puts the verified one in its
+            # place, which spares the copy that timm makes of every configuration.
+            overlay.update(state_dict={"verified": True}, source=None)
     model = build_model_with_cfg(
         cls,
         variant,

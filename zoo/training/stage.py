@@ -56,8 +56,12 @@ def stage(
         "input_size": info.input_size,
         "mean": info.mean,
         "std": info.std,
+        "interpolation": "bilinear",
+        "crop_pct": info.crop_pct,
         "tag": tag,
         "license": "apache-2.0",
+        "description": f"{arch} trained on {info.name} by this project; last epoch, nothing chosen on test images",
+        "origin_url": None,
     }
     overlay = {"num_classes": info.num_classes, "in_chans": info.input_size[0], **recipe.model_args}
     model = timm.create_model(arch, pretrained_cfg_overlay=cfg, **overlay).eval()
@@ -70,12 +74,17 @@ def stage(
     shutil.copyfile(run / "recipe.json", folder / "recipe.json")
     plot_curve(folder / "training_log.jsonl", folder / "curve.png", name)
     file = folder / "model.safetensors"
+    file.chmod(0o644)
     result = validate(model, recipe.dataset, data, name=name, device="cpu")
     content = manifest()
-    previous = content["weights"].get(name, {})
+    published = [
+        e["paper_result"]
+        for n, e in content["weights"].items()
+        if n.split(".", 1)[0] == arch and e["dataset"] == info.name and e["paper_result"]
+    ]
     entry = {
         "family": family_of(arch),
-        "description": f"{arch} trained on {info.name} by this project; last epoch, nothing chosen on test images",
+        "description": cfg["description"],
         "dataset": info.name,
         "num_classes": info.num_classes,
         "preprocessing": {
@@ -108,7 +117,7 @@ def stage(
                 "versions": result.versions,
             }
         ],
-        "paper_result": previous.get("paper_result"),
+        "paper_result": published[0] if published else None,
         "params": count_parameters(model, info.input_size),
     }
     # ours come first within an architecture, so that they are its default

@@ -28,7 +28,7 @@ def model_card(name: str, entry: dict[str, Any]) -> str:
         "",
         f"# {name}",
         "",
-        f"{entry['description'][0].upper()}{entry['description'][1:]}.",
+        f"`{entry['description'].replace(' ', '` ', 1)}.",
         "",
         f"- Paper: {paper_of(entry)['title']}, {paper_url(entry)}",
         f"- Origin: {entry['origin_url'] or 'this project'}",

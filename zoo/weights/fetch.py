@@ -97,16 +97,7 @@ def _from_hub(name: str, entry: dict[str, Any], cache_dir: str | Path | None) ->
     hub = source(entry, "hub")
     if hub is None:
         return None
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    try:
-        path = hf_hub_download(hub["repo"], hub["file"], revision=hub["revision"], cache_dir=cache_dir)
-    except LocalEntryNotFoundError as error:
-        raise WeightError(f"Hub {hub['repo']}: cannot be reached ({_first_line(error)})") from None
-    except (HfHubHTTPError, OSError, ValueError, RuntimeError) as error:
-        raise WeightError(f"Hub {hub['repo']}: {_first_line(error)}") from None
-    link = Path(path)
+    link = download_from_hub(hub["repo"], hub["file"], hub["revision"], cache_dir)
     try:
         return _check(link, entry["sha256"])
     except HashMismatchError:
@@ -114,6 +105,23 @@ def _from_hub(name: str, entry: dict[str, Any], cache_dir: str | Path | None) ->
         link.unlink(missing_ok=True)
         blob.unlink(missing_ok=True)
         raise
+
+
+def download_from_hub(repo: str, file: str, revision: str | None, cache_dir: str | Path | None) -> Path:
+    """A file of a Hub repository, from the Hub's cache or downloaded into it.
+
+    Raises:
+        WeightError: If it cannot be had, in one line.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(repo, file, revision=revision, cache_dir=cache_dir))
+    except LocalEntryNotFoundError as error:
+        raise WeightError(f"Hub {repo}: cannot be reached ({_first_line(error)})") from None
+    except (HfHubHTTPError, OSError, ValueError, RuntimeError) as error:
+        raise WeightError(f"Hub {repo}: {_first_line(error)}") from None
 
 
 def _from_release(name: str, entry: dict[str, Any], cache_dir: str | Path | None) -> Path | None:

@@ -1,0 +1,80 @@
+"""Write the tables of weights in README.md and docs/weights.md from weights_manifest.json."""
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from zoo.weights.manifest import paper_of, paper_url, source, weights  # noqa: E402
+
+START = "<!-- weights: made by scripts/update_docs.py from weights_manifest.json -->\n"
+END = "<!-- /weights -->"
+
+
+def row(name: str, entry: dict) -> str:
+    """One line of a table."""
+    result = entry["results"][0] if entry["results"] else None
+    published = entry["paper_result"]
+    low, high = result["interval95"] if result else (0, 0)
+    ours = f"{result['top1']:.2f} ({low}-{high})" if result else "not measured"
+    cells = [
+        f"`{name}`",
+        entry["dataset"],
+        f"{entry['params']['stored']:,}",
+        ours,
+        f"{published['top1']:.2f}" if published else "-",
+        "this project" if entry["origin"] == "zoo" else "the authors",
+    ]
+    return "| " + " | ".join(cells) + " |"
+
+
+HEADER = [
+    "| weight | data set | parameters | top-1 %, measured here (95 %) | published | trained by |",
+    "|---|---|---:|---:|---:|---|",
+]
+
+
+def readme_section() -> str:
+    """Our weights, and the authors' of the same architecture and data set."""
+    ours = {(n.split(".")[0], e["dataset"]) for n, e in weights().items() if e["origin"] == "zoo"}
+    chosen = {n: e for n, e in weights().items() if (n.split(".")[0], e["dataset"]) in ours}
+    return "\n".join([*HEADER, *(row(name, entry) for name, entry in chosen.items())]) + "\n"
+
+
+def page() -> str:
+    """docs/weights.md."""
+    lines = [
+        "# Weights",
+        "",
+        "Made by `python scripts/update_docs.py` from `weights_manifest.json`.",
+        "",
+        "The published figure of the authors' weights is that of the best of all epochs on the test set: selected",
+        "on the images it is measured on; ours is that of the last epoch, and the test set was read once.",
+        "",
+        *HEADER,
+        *(row(name, entry) for name, entry in weights().items()),
+        "",
+        "## Where they are",
+        "",
+    ]
+    for name, entry in weights().items():
+        staged, release = source(entry, "staged"), source(entry, "release")
+        place = f"`hub/{staged['path']}`" if staged else f"<{release['url']}>" if release else "the Hub"
+        lines.append(
+            f"- `{name}`: {place}, {entry['size']:,} bytes as safetensors, sha256 `{entry['sha256']}`, "
+            f"{entry['licence']}; {paper_of(entry)['title']}, {paper_url(entry)}"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def updated(readme: str) -> str:
+    """README.md with its table as it should be."""
+    before, rest = readme.split(START)
+    return before + START + readme_section() + END + rest.split(END, 1)[1]
+
+
+if __name__ == "__main__":
+    readme = ROOT / "README.md"
+    readme.write_text(updated(readme.read_text()))
+    (ROOT / "docs" / "weights.md").write_text(page())
