@@ -212,7 +212,7 @@ def test_counts_of_subsets(branches, counts):
         assert expected is None or count(on_meta(ParadiseResNet, depth, kind, branches)) == expected
 
 
-class TestParadise(FamilyTester):
+class TestFamily(FamilyTester):
     family = "paradise"
     small = ("pd_b_resnet18_half_cifar", "ge_resnet18_cifar")  # PD-A is PD-B without the gate
     counts = {
