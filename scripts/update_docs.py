@@ -6,7 +6,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from zoo.weights.manifest import paper_of, paper_url, source, weights  # noqa: E402
+from zoo.weights.manifest import manifest, paper_of, paper_url, source, weights  # noqa: E402
 
 START = "<!-- weights: made by scripts/update_docs.py from weights_manifest.json -->\n"
 END = "<!-- /weights -->"
@@ -65,6 +65,21 @@ def page() -> str:
             f"- `{name}`: {place}, {entry['size']:,} bytes as safetensors, sha256 `{entry['sha256']}`, "
             f"{entry['licence']}; {paper_of(entry)['title']}, {paper_url(entry)}"
         )
+    lines += [
+        "",
+        "## Authors' releases without a licence",
+        "",
+        "Nobody but their authors may pass these on, so this package does not fetch them. Who downloads one by hand",
+        "converts it with `zoo import FILE --as ARCHITECTURE`. The links have not been tried.",
+        "",
+        "| architecture | arguments | file | published top-1 / top-5 % |",
+        "|---|---|---|---|",
+    ]
+    for entry in manifest()["releases"]:
+        arguments = ", ".join(f"{key}={value}" for key, value in entry["model_args"].items())
+        place = f"<{entry['url']}>" if entry["url"] else entry["note"]
+        figures = "{top1:.4f} / {top5:.4f}".format(**entry["published"])
+        lines.append(f"| `{entry['architecture']}` | {arguments} | {place} | {figures} |")
     return "\n".join(lines) + "\n"
 
 

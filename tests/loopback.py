@@ -38,6 +38,7 @@ class Server:
 
         self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.http.daemon_threads = True
+        self.http.handle_error = lambda *_: None  # a client that hangs up is part of some tests
         self.url = f"http://127.0.0.1:{self.http.server_address[1]}"
 
     def headers_for(self, path: str, content: bytes) -> dict[str, str]:

@@ -48,7 +48,12 @@ def test_list_and_info_tables(capsys):
     assert main(["info", NAME]) == 0
     assert weights()[NAME]["sha256"] in capsys.readouterr().out
     assert main(["info", "lrunet10_100"]) == 0
-    assert "182,090" in capsys.readouterr().out.replace("182090", "182,090")
+    shown = capsys.readouterr().out
+    assert "182,090" in shown
+    assert "22,908,672" in shown, "multiply-accumulates at 28x28, as the paper's authors count them"
+    assert main(["info", "sparse_wrn_28_2", "--json"]) == 0
+    row = json.loads(capsys.readouterr().out)
+    assert (row["nominal_sparsity"], row["density"]) == (0.9, round(161_229 / 1_467_610, 4))
 
 
 @pytest.mark.parametrize("ending", ["json", "csv"])

@@ -100,7 +100,7 @@ def test_reuse_stays_shared_or_is_unrolled(name):
         close(plain(x), model(x), 1e-10)
     counts = {form: sum(p.numel() for p in plain.parameters()) for form, plain in forms.items()}
     assert counts["keep", "shared"] == sum(p.numel() for p in model.parameters())
-    assert counts["fold", "unroll"] == zoo.count_parameters(model, (3, 32, 32))["inference"]
+    assert counts["fold", "unroll"] == zoo.count_parameters(model)["inference"]
     assert counts["fold", "shared"] < counts["keep", "shared"] < counts["keep", "unroll"]
     assert "BatchNorm2d" not in leaves(forms["fold", "unroll"]) | leaves(forms["fold", "shared"])
 
@@ -369,3 +369,17 @@ def test_export_command(tmp_path):
     assert run.returncode == 0, run.stderr
     assert "equivalence" not in run.stderr
     assert load_file(tmp_path / "x.safetensors")["stem.conv.bias"].shape == (64,)
+
+
+def test_four_counts():
+    """Shared weights are stored once and used often; masked ones are stored and not used; branches are summed."""
+    shared = zoo.count_parameters(make("swrn_16_1_2"))
+    assert shared["stored"] == shared["unique"] == 175_078
+    sparse = zoo.count_parameters(make("sparse_wrn_16_1"))
+    assert sparse["stored"] == 175_066
+    assert sparse["nonzero"] == zoo.density_report(make("sparse_wrn_16_1")).active - 10, "the classifier's bias is zero"
+    branches = zoo.count_parameters(make("pd_a_resnet18_half_cifar"))
+    assert branches["inference"] == 2_795_210 < branches["stored"] / 2
+    plain = make("wrn_16_1")
+    folded = sum(p.numel() for p in zoo.reparameterize(plain, batch_norm="fold").parameters())
+    assert shared["inference"] == sparse["inference"] == folded

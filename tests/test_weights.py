@@ -104,7 +104,7 @@ def test_timm_configurations_come_from_the_manifest():
         model = timm.create_model(name)
         assert model.num_classes == entry["num_classes"]
         assert model.get_submodule(cfg["first_conv"]).in_channels == entry["preprocessing"]["input_size"][0]
-        counts = zoo.count_parameters(model, tuple(entry["preprocessing"]["input_size"]))
+        counts = zoo.count_parameters(model)
         assert counts["stored"] == entry["params"]["stored"]
         assert counts["inference"] == entry["params"]["inference"]
 
@@ -143,7 +143,19 @@ def test_nonzero_counts_are_the_files():
     for name in OURS:
         entry = weights()[name]
         model = timm.create_model(name, pretrained=True)
-        assert zoo.count_parameters(model, tuple(entry["preprocessing"]["input_size"])) == entry["params"]
+        assert zoo.count_parameters(model) == entry["params"]
+
+
+def test_releases_without_a_licence_are_facts_only():
+    """Known architectures (timm's for the plain twins), published figures, and no way for the package to fetch them."""
+    releases = manifest()["releases"]
+    assert len(releases) == 19
+    assert [r["note"] is not None for r in releases].count(True) == 1
+    for entry in releases:
+        assert entry["licence"] is None
+        assert entry["architecture"] in timm.list_models()
+        assert (entry["url"] is None) == (entry["note"] is not None)
+        assert not any(name.split(".")[0] == entry["architecture"] for name in weights())
 
 
 # ---- conversion ----

@@ -4,11 +4,20 @@
 each weight's sha256 checked against the manifest.
 """
 
-from .counting import count_parameters
+from .density import density_report
 from .errors import DataError, HashMismatchError, UnknownNameError, WeightError, ZooError
+from .layers.paradise import approximate_static
 from .models import create_reference, load_reference
 from .registry import create_model, describe_entry, list_models
-from .reparam import EquivalenceRecord, Expansion, equivalence_record, expand, reparameterize, to_stock
+from .reparam import (
+    EquivalenceRecord,
+    Expansion,
+    count_parameters,
+    equivalence_record,
+    expand,
+    reparameterize,
+    to_stock,
+)
 from .version import __version__
 
 __all__ = [
@@ -20,9 +29,11 @@ __all__ = [
     "WeightError",
     "ZooError",
     "__version__",
+    "approximate_static",
     "count_parameters",
     "create_model",
     "create_reference",
+    "density_report",
     "describe_entry",
     "equivalence_record",
     "expand",

@@ -2,12 +2,17 @@
 
 import argparse
 import json
+import sys
 from typing import Any
 
 import torch
+from tqdm import tqdm
 
+from ..counting import count_macs
+from ..density import density_report
 from ..evaluation.results import table
 from ..registry import check_name, create_model, family_of, list_models
+from ..reparam import count_parameters
 from ..weights.manifest import facts, weights
 
 
@@ -50,8 +55,22 @@ def describe(name: str) -> dict[str, Any]:
     return row
 
 
+def structure(name: str) -> dict[str, Any]:
+    """What a network takes and costs: input, multiply-adds, parameters when collapsed, true density if it is sparse."""
+    model = create_model(name).eval()
+    size = tuple(model.pretrained_cfg["input_size"])
+    row = {"input": "x".join(map(str, size)), "classes": model.num_classes, "macs": count_macs(model, size)}
+    row |= {f"params_{kind}": count for kind, count in count_parameters(model).items()}
+    if hasattr(model, "sparse_layers") and model.sparse_layers():
+        report = density_report(model)
+        row |= {"active": report.active, "density": round(report.density, 4)}
+        row |= {"nominal_sparsity": report.nominal_sparsity}
+    return row
+
+
 def _list(options: argparse.Namespace) -> None:
-    rows = [describe(name) for name in list_models(options.pattern, options.pretrained)]
+    names = list_models(options.pattern, options.pretrained)
+    rows = [describe(name) for name in tqdm(names, delay=2, disable=None, leave=False, file=sys.stderr)]
     if options.json:
         print(json.dumps(rows, indent=2))
     elif options.pretrained:
@@ -64,13 +83,17 @@ def _list(options: argparse.Namespace) -> None:
         print(table(cells, ["name", "family", "params", "pretrained"]))
 
 
+def _number(value: object) -> str:
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
 def _percent(value: float | None) -> str:
     return "not measured" if value is None else f"{value:.2f}"
 
 
 def _info(options: argparse.Namespace) -> None:
     name = check_name(options.name)
-    row = describe(name)
+    row = describe(name) | structure(name)
     row["weights"] = [n for n in weights() if n.split(".", 1)[0] == name]
     if name in weights():
         row = {key: value for key, value in row.items() if key != "weights"} | {"facts": facts(name)}
@@ -81,4 +104,4 @@ def _info(options: argparse.Namespace) -> None:
         if key == "facts":
             print(json.dumps(value, indent=2))
         else:
-            print(f"{key:12} {', '.join(value) if isinstance(value, list) else value}")
+            print(f"{key:18} {', '.join(value) if isinstance(value, list) else _number(value)}")

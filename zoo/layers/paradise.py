@@ -277,10 +277,9 @@ class MixedConv2d(nn.Module):
         kernels = self.weight.detach().double().unflatten(2, (self.in_channels, 3, 3))
         return _weighted_conv(kernels, self.bias.detach().double(), gates, self.stride, self.bias)
 
-    def use_cost(self, output: Tensor) -> tuple[int, int]:
-        """Weights and biases one use needs, and its multiply-accumulates: the convolution and the mixing."""
-        kernel = self.weight[0].numel()
-        return self.weight.numel() + self.bias.numel(), kernel * output[0, 0].numel() + self.weight.numel()
+    def macs(self, output: Tensor) -> int:
+        """Multiply-accumulates for one image of ``output``: the convolution and the mixing of its kernels."""
+        return self.weight[0].numel() * output[0, 0].numel() + self.weight.numel()
 
     def extra_repr(self) -> str:
         """Shape for ``print``."""

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..counting import count_uses
+from ..counting import count_macs
 from ..errors import ZooError
 
 
@@ -108,7 +108,7 @@ def cost(model: nn.Module, input_size: tuple[int, int, int]) -> Cost:
     tensors = [*model.parameters(), *model.buffers()]
     return Cost(
         parameters=sum(p.numel() for p in model.parameters()),
-        macs=count_uses(model, input_size)["macs"],
+        macs=count_macs(model, input_size),
         bytes=sum(t.numel() * t.element_size() for t in tensors),
     )
 

@@ -10,13 +10,13 @@ import timm
 import torch
 from timm.models import save_for_hf
 
-from ..counting import count_parameters
 from ..data import get_dataset
 from ..errors import ZooError
 from ..evaluation.validate import validate
 from ..extras import require
 from ..files import write_atomically
 from ..registry import family_of
+from ..reparam import count_parameters
 from ..weights.card import model_card
 from ..weights.manifest import manifest
 from ..weights.verify import sha256_of
@@ -118,7 +118,7 @@ def stage(
             }
         ],
         "paper_result": published[0] if published else None,
-        "params": count_parameters(model, info.input_size),
+        "params": count_parameters(model),
     }
     # ours come first within an architecture, so that they are its default
     weights = {name: entry, **{n: e for n, e in content["weights"].items() if n != name}}
