@@ -60,7 +60,7 @@ def structure(name: str) -> dict[str, Any]:
     model = create_model(name).eval()
     size = tuple(model.pretrained_cfg["input_size"])
     row = {"input": "x".join(map(str, size)), "classes": model.num_classes, "macs": count_macs(model, size)}
-    row |= {f"params_{kind}": count for kind, count in count_parameters(model).items()}
+    row["params_inference"] = count_parameters(model)["inference"]
     if hasattr(model, "sparse_layers") and model.sparse_layers():
         report = density_report(model)
         row |= {"active": report.active, "density": round(report.density, 4)}

@@ -165,6 +165,9 @@ def _download(url: str, file: Any, limit: int) -> None:
                         raise WeightError(f"release {url}: sent more than {limit} bytes, which cannot be the original")
                     file.write(block)
                     advance(len(block))
+    except requests.ConnectionError as error:
+        reason = "the connection broke off" if "IncompleteRead" in str(error) else "no connection"
+        raise WeightError(f"release {url}: {reason}") from None
     except (requests.RequestException, ValueError) as error:
         raise WeightError(f"release {url}: {_first_line(error)}") from None
 
