@@ -1,16 +1,28 @@
 """Training: it learns, resumes to the bit, refuses what does not fit, and leaves good files behind."""
 
+import errno
 import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
 
+import numpy as np
 import pytest
 import torch
 import yaml
 
 import zoo
 from zoo.cli.demo import SAMPLE
-from zoo.training import loop
-from zoo.training.augment import augment
-from zoo.training.recipe import RECIPES, Recipe, load_recipe
+from zoo.training import checkpoint, loop
+from zoo.training.augment import augment, cut_out
+from zoo.training.data import Images, load_split
+from zoo.training.learner import Learner, build_network
+from zoo.training.processes import Processes
+from zoo.training.recipe import RECIPES, Recipe, load_recipe, task_of
+from zoo.training.schedule import make_optimizer, make_schedule
 from zoo.weights.manifest import weights
 
 
@@ -39,52 +51,179 @@ def test_it_learns(data, tmp_path):
     assert json.loads((tmp_path / "run" / "recipe.json").read_text())["held_out"] == 200
 
 
-def test_resume_is_exact(data, tmp_path, monkeypatch):
-    whole = loop.train(recipe(), data, tmp_path / "whole", device="cpu")
+class Stopped(Exception):
+    """What stands for a crash."""
 
-    class Stopped(Exception):
-        pass
 
-    real = loop.augment
-    calls = []
+def crash_at(monkeypatch, step):
+    """Let the ``step``-th step of the process (from 1) crash; returns how to undo that."""
+    real, calls = Learner.step, []
 
-    def stop_in_second_epoch(*args, **kwargs):
+    def stop(*args):
         calls.append(1)
-        if len(calls) == 27:  # of 20 batches an epoch
+        if len(calls) == step:
             raise Stopped
-        return real(*args, **kwargs)
+        return real(*args)
 
-    monkeypatch.setattr(loop, "augment", stop_in_second_epoch)
+    monkeypatch.setattr(Learner, "step", stop)
+    return lambda: monkeypatch.setattr(Learner, "step", real)
+
+
+def same(a, b) -> bool:
+    return all(torch.equal(tensor, b[key]) for key, tensor in a.items())
+
+
+EVERYTHING = {
+    "ema": 0.9,
+    "mixup": 0.2,
+    "cutmix": 1.0,
+    "clip_grad": 1.0,
+    "amp": "bfloat16",
+    "sched": "step",
+    "milestones": [1],
+    "restart_momentum": True,
+    "checkpoint_every": 6,
+    "model_args": {"drop_rate": 0.3},
+    "augment": {"pad": 2, "reflect": True, "rotate": 10, "flip": True, "cutout": 4},
+}
+
+
+@pytest.mark.parametrize("changes", [{}, EVERYTHING], ids=["plain", "everything"])
+def test_resume_is_exact(data, tmp_path, monkeypatch, changes):
+    r = recipe(epochs=2, **changes)
+    whole = loop.train(r, data, tmp_path / "whole", device="cpu")
+    undo = crash_at(monkeypatch, 34)  # of 20 steps an epoch
     with pytest.raises(Stopped):
-        loop.train(recipe(), data, tmp_path / "parts", device="cpu")
-    monkeypatch.setattr(loop, "augment", real)
+        loop.train(r, data, tmp_path / "parts", device="cpu")
+    undo()
+    state = checkpoint.load(tmp_path / "parts" / "checkpoint.pt")
+    assert (state["epoch"], state["step"]) == ((1, 12) if changes else (1, 0))
     with pytest.raises(zoo.ZooError, match="--resume"):
-        loop.train(recipe(), data, tmp_path / "parts", device="cpu")
+        loop.train(r, data, tmp_path / "parts", device="cpu")
     torch.rand(7)  # whatever else the process draws
-    parts = loop.train(recipe(), data, tmp_path / "parts", resume=True, device="cpu")
-    assert all(torch.equal(a, parts.state_dict()[key]) for key, a in whole.state_dict().items())
+    parts = loop.train(r, data, tmp_path / "parts", resume=True, device="cpu")
+    assert same(whole.state_dict(), parts.state_dict())
+    logs = [[json.loads(line) for line in (tmp_path / f / "log.jsonl").open()] for f in ("whole", "parts")]
+    for line in (line for log in logs for line in log):
+        assert 0 < line.pop("step_share") <= 1
+        line.pop("seconds")
+    assert logs[0] == logs[1]
 
 
-def test_another_recipe_is_not_resumed(data, tmp_path):
-    loop.train(recipe(epochs=1), data, tmp_path / "run", device="cpu")
-    with pytest.raises(zoo.ZooError, match="another recipe"):
-        loop.train(recipe(epochs=1, lr=0.01), data, tmp_path / "run", resume=True, device="cpu")
+def test_kill_in_the_middle_of_an_epoch_changes_nothing(data, tmp_path):
+    def command(folder, *words):
+        settings = ["epochs=1", "batch_size=20", "checkpoint_every=4", "augment.cutout=4"]
+        settings = [word for setting in settings for word in ("--set", setting)]
+        places = ["--data", str(data), "--output", str(tmp_path / folder), "--device", "cpu"]
+        return [sys.executable, "-m", "zoo", "train", "lrunet1_fmnist", *places, *settings, *words]
+
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    checkpoint_file = tmp_path / "killed" / "checkpoint.pt"
+    process = subprocess.Popen(command("killed"), env=environment, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 300
+    while not checkpoint_file.exists():
+        assert process.poll() is None, "it ended without a checkpoint"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    state = checkpoint.load(checkpoint_file)
+    assert (state["epoch"], 0 < state["step"] < 50) == (0, True), "killed in the first epoch, of 50 steps"
+    (tmp_path / "killed" / ".checkpoint.pt.999999999.part").write_bytes(b"half")  # as if it was killed while writing
+    for words in (command("killed", "--resume"), command("whole")):
+        subprocess.run(words, env=environment, check=True, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    killed, whole = (checkpoint.load(tmp_path / folder / "checkpoint.pt") for folder in ("killed", "whole"))
+    assert same(whole["model"], killed["model"])
+    assert killed["epoch"] == 1
+    assert not list((tmp_path / "killed").glob(".*.part"))
 
 
-def test_a_loss_that_is_not_finite_stops_with_the_last_good_checkpoint(data, tmp_path):
+def test_what_differs_is_not_resumed(data, tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+
+    def resume(**changes):
+        loop.train(recipe(epochs=1, **changes), data, folder, resume=True, device="cpu")
+
+    loop.train(recipe(epochs=1), data, folder, device="cpu")
+    resume(checkpoint_every=5)  # changes nothing but how safe it is
+    with pytest.raises(zoo.ZooError, match=r"another recipe \(lr 0\.05, here 0\.01\)"):
+        resume(lr=0.01)
+    monkeypatch.setattr(checkpoint, "__version__", "99")
+    with pytest.raises(zoo.ZooError, match=r"other versions \(zoo .*'99'\)"):
+        resume()
+    monkeypatch.undo()
+    state = checkpoint.load(folder / "checkpoint.pt")
+    state["identity"]["code"]["makers/shared.py"] = "0"
+    torch.save(state, folder / "checkpoint.pt")
+    with pytest.raises(zoo.ZooError, match=r"other code \(makers/shared\.py\)"):
+        resume()
+    labels = data / "train-labels-idx1-ubyte.gz"
+    content = zoo.data.arrays.read_idx(labels).copy()
+    labels.unlink()
+    content[0] = (content[0] + 1) % 10
+    (data / "train-labels-idx1-ubyte").write_bytes(
+        b"\x00\x00\x08\x01" + len(content).to_bytes(4, "big") + content.tobytes()
+    )
+    with pytest.raises(zoo.ZooError, match="on other data"):
+        resume()
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_last_good_checkpoint(data, tmp_path, monkeypatch):
     with pytest.raises(zoo.ZooError, match=r"loss is (nan|inf).*lower"):
         loop.train(recipe(lr=1e30), data, tmp_path / "run", device="cpu")
     assert not (tmp_path / "run" / "checkpoint.pt").exists()
+    real, calls = Learner.step, []
+
+    def spoiled(*args):
+        calls.append(1)
+        return real(*args) + (math.nan if len(calls) == 8 else 0)
+
+    monkeypatch.setattr(Learner, "step", spoiled)
+    with pytest.raises(zoo.ZooError, match="loss is nan at epoch 1, step 8"):
+        loop.train(recipe(checkpoint_every=6), data, tmp_path / "later", device="cpu")
+    assert checkpoint.load(tmp_path / "later" / "checkpoint.pt")["step"] == 6
+
+
+def test_weights_that_are_not_finite_are_not_saved(tmp_path):
+    with pytest.raises(zoo.ZooError, match=r"w is no longer finite at epoch 1, step 2.*no checkpoint"):
+        checkpoint.save({"model": {"w": torch.tensor([math.nan])}, "epoch": 0, "step": 2}, tmp_path / "checkpoint.pt")
+
+
+def test_a_full_disk_keeps_the_last_good_checkpoint(data, tmp_path, monkeypatch):
+    whole = loop.train(recipe(epochs=1), data, tmp_path / "whole", device="cpu")
+    real, calls = os.fsync, []
+
+    def full(descriptor):
+        calls.append(1)
+        if len(calls) == 4:  # recipe, two checkpoints, this one
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(zoo.ZooError, match=r"No space left on device.*last good checkpoint.*is kept.*--resume"):
+        loop.train(recipe(epochs=1, checkpoint_every=5), data, tmp_path / "run", device="cpu")
+    monkeypatch.undo()
+    assert checkpoint.load(tmp_path / "run" / "checkpoint.pt")["step"] == 10
+    rest = loop.train(recipe(epochs=1), data, tmp_path / "run", resume=True, device="cpu")
+    assert same(whole.state_dict(), rest.state_dict())
+
+
+def test_a_budget_stops_between_steps(data, tmp_path):
+    whole = loop.train(recipe(epochs=1), data, tmp_path / "whole", device="cpu")
+    loop.train(recipe(epochs=1), data, tmp_path / "run", device="cpu", budget=1e-6)
+    assert checkpoint.load(tmp_path / "run" / "checkpoint.pt")["step"] == 1
+    rest = loop.train(recipe(epochs=1), data, tmp_path / "run", resume=True, device="cpu")
+    assert same(whole.state_dict(), rest.state_dict())
 
 
 def test_held_out_images_are_not_trained_on(data):
     r = recipe(held_out=300)
-    train, held = (loop.load_split(r, data, split, torch.device("cpu")) for split in ("train", "held-out"))
+    train, held = (load_split(r, data, split, torch.device("cpu")) for split in ("train", "held-out"))
     assert (len(train), len(held)) == (700, 300)
-    everything = loop.load_split(recipe(), data, "train", torch.device("cpu"))
+    everything = load_split(recipe(), data, "train", torch.device("cpu"))
     pixels = torch.cat([train.images, held.images]).flatten(1).sum(1).sort().values
     assert torch.equal(pixels, everything.images.flatten(1).sum(1).sort().values)
-    again = loop.load_split(r, data, "held-out", torch.device("cpu"))
+    again = load_split(r, data, "held-out", torch.device("cpu"))
     assert torch.equal(again.images, held.images)
 
 
@@ -102,10 +241,28 @@ def test_augmentation_shifts_flips_and_cuts():
         tuple(images[0].flatten().tolist()),
         tuple(images[0].flip(2).flatten().tolist()),
     }
-    holes = (augment(images, generator, cutout=4) == 0).sum((1, 2, 3))
+    holes = (cut_out(images, generator, 4) == 0).sum((1, 2, 3))
     assert holes.max() == 16
     assert holes.min() >= 4, "clipped at the border, never empty"
-    assert augment(images, generator, pad=2, flip=True, cutout=2).dtype == torch.uint8
+    assert augment(images, generator, pad=2, flip=True).dtype == torch.uint8
+    mirrored = augment(images, generator, pad=1, reflect=True)
+    padded = torch.nn.functional.pad(images[:1].float(), (1, 1, 1, 1), mode="reflect")[0, 0].byte()
+    windows = {tuple(padded[y : y + 8, x : x + 8].flatten().tolist()) for y in range(3) for x in range(3)}
+    assert {tuple(image.flatten().tolist()) for image in mirrored} == windows
+    assert augment(images, generator, pad=4, crop=12).shape == (400, 1, 12, 12)
+    with pytest.raises(zoo.ZooError, match="larger than"):
+        augment(images, generator, pad=1, crop=12)
+
+
+def test_rotation_turns_about_the_centre_both_ways():
+    images = torch.zeros(500, 1, 21, 21, dtype=torch.uint8)
+    images[:, :, 10, :] = 100  # a horizontal line
+    turned = augment(images, torch.Generator().manual_seed(0), rotate=10)
+    assert turned[:, 0, 10, 10].eq(100).all(), "the centre stays"
+    ends = turned[:, 0, :, 19].float().argmax(1) - 10  # tan(10 degrees) * 9 = 1.6 rows at most
+    assert (ends.min(), ends.max()) == (-2, 2)
+    assert (turned[:, 0, :, 1].float().argmax(1) - 10 + ends).abs().max() <= 1, "it stays a line"
+    assert set(turned.unique().tolist()) == {0, 100}, "nearest neighbour"
 
 
 def test_recipes_ship_with_the_weights_they_made():
@@ -115,18 +272,145 @@ def test_recipes_ship_with_the_weights_they_made():
             assert loaded.weight == name
             assert loaded.held_out == 0
             run = json.loads((zoo.weights.paths.shipped_hub() / name / "recipe.json").read_text())
-            assert run == loaded.to_dict(), "the recipe is that of the run"
+            values = loaded.to_dict()
+            assert run == {key: values[key] for key in run}, "the recipe is that of the run"
+            defaults = Recipe(loaded.weight, loaded.dataset).to_dict()
+            assert all(values[key] == defaults[key] for key in values.keys() - run.keys()), "as before the key existed"
 
 
-def test_every_recipe_is_read():
-    for path in RECIPES.glob("*.yaml"):
-        loaded = load_recipe(path.stem)
-        zoo.registry.check_name(loaded.weight.split(".")[0])
+IMAGE_RECIPES = sorted(path.stem for path in RECIPES.glob("*.yaml") if not task_of(path))
+ALONE = Processes(torch.device("cpu"))
+
+
+@pytest.mark.parametrize("name", IMAGE_RECIPES)
+def test_every_recipe_takes_two_steps(name):
+    r = load_recipe(name)
+    info = zoo.data.get_dataset(r.dataset)
+    assert r.weight.endswith(f"_{info.suffix}")
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(256, (4, *info.input_size), generator=generator, dtype=torch.uint8)
+    split = Images(images, torch.arange(4), *r.normalisation())
+    learner = Learner(r, 2, ALONE, build_network(r, ALONE.device))
+    spared = learner.model.no_weight_decay() if name.startswith("swrn") else set()
+    decay = {id(p): group["weight_decay"] for group in learner.optimizer.param_groups for p in group["params"]}
+    if r.decay_all:
+        for key, parameter in learner.model.named_parameters():
+            assert decay[id(parameter)] == (0 if key in spared else r.weight_decay), key
+    assert bool(spared) == name.startswith("swrn")
+    before = {key: tensor.clone() for key, tensor in learner.model.named_parameters()}
+    for step, (x, y) in enumerate(split.batches(torch.arange(4), 2, generator, **r.augment)):
+        loss = learner.step(
+            x[:, :, :17, :17] if "lrunet" in name else x[:, :, ::4, ::4], y, 0, step
+        )  # the large ones are slow
+        assert torch.isfinite(loss)
+    moved = [key for key, tensor in learner.model.named_parameters() if not torch.equal(tensor, before[key])]
+    assert bool(moved) == (learner.lr > 0)  # pruning begins with a rate of zero
+    learner.end_epoch(0)
+
+
+def rates(r: Recipe, updates: int = 10) -> list[float]:
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([parameter], lr=r.lr)
+    schedule, found = make_schedule(optimizer, r, updates), []
+    for step in range(r.epochs * updates):
+        schedule.step_update(step)
+        found.append(optimizer.param_groups[0]["lr"])
+    return found
+
+
+def test_schedules():
+    steps = rates(recipe(epochs=6, lr=0.1, sched="step", milestones=[2, 4], factor=0.2, warmup_epochs=0))
+    assert steps == pytest.approx([0.1] * 20 + [0.02] * 20 + [0.004] * 20)
+    table = rates(recipe(epochs=4, sched="step", lr_table={"0": 0, "1": "2e-2", "3": 0.004}, warmup_epochs=0))
+    assert table == pytest.approx([0] * 10 + [0.02] * 20 + [0.004] * 10)
+    warm = rates(recipe(epochs=3, lr=1, sched="step", milestones=[2], warmup_epochs=1))
+    assert warm[:11] == pytest.approx([0.01 + 0.099 * n for n in range(11)])
+    assert warm[20:] == pytest.approx([0.1] * 10)
+    cosine = rates(recipe(epochs=10, lr=1, warmup_epochs=0))
+    assert cosine == pytest.approx([(1 + math.cos(math.pi * n / 100)) / 2 for n in range(100)])
+
+
+def test_optimizer_groups():
+    for decay_all, expected in ((False, 0.0), (True, 5e-4)):
+        model = build_network(recipe(), ALONE.device)
+        optimizer = make_optimizer(model, recipe(decay_all=decay_all, opt="momentum"))
+        decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+        assert {decay[id(p)] for p in model.parameters() if p.dim() == 1} == {expected}
+        assert {decay[id(p)] for p in model.parameters() if p.dim() == 4} == {5e-4}
+        assert not optimizer.param_groups[0]["nesterov"]
+    assert make_optimizer(model, recipe()).param_groups[0]["nesterov"]
+
+
+def test_half_precision_scales_the_loss():
+    r = recipe(amp="float16")
+    learner = Learner(r, 2, ALONE, build_network(r, ALONE.device))
+    assert torch.isfinite(learner.step(torch.randn(2, 1, 28, 28), torch.arange(2), 0, 0))
+    learner.scaler.update(7.0)
+    other = Learner(r, 2, ALONE, build_network(r, ALONE.device))
+    other.restore(learner.state())
+    assert other.scaler.get_scale() == 7.0
+
+
+def test_splits_by_position(data):
+    everything = load_split(recipe(), data, "train", ALONE.device)
+    assert len(everything) == 1000
+    images, labels = zoo.data.load_arrays("fashion-mnist", data, "train")
+    last = load_split(recipe(held_out=50, held_out_from="last"), data, "held-out", ALONE.device)
+    assert torch.equal(last.images, torch.from_numpy(images[-50:]))
+    assert torch.equal(last.labels, torch.from_numpy(labels[-50:]))
+    with pytest.raises(zoo.ZooError, match="choose fewer"):
+        load_split(recipe(held_out=1000), data, "train", ALONE.device)
+
+
+RECORDING = """
+import sys, torch
+from zoo.cli import main
+from zoo.training.processes import Processes
+real, seen = Processes.slice, []
+def recorded(self, batch):
+    part = real(self, batch)
+    seen.append((self.rank, part.float().flatten(1).sum(1) if part.dim() > 1 else part.float()))
+    return part
+Processes.slice = recorded
+code = main(sys.argv[2:])
+torch.save(seen, sys.argv[1] + str(seen[0][0]))
+sys.exit(code)
+"""
+
+
+def test_two_processes_see_the_batches_of_one(data, tmp_path):
+    script = tmp_path / "recording.py"
+    script.write_text(RECORDING)
+    settings = ["epochs=1", "batch_size=49", "checkpoint_every=8", "lr=0.02", "held_out=100", "amp=''"]
+    settings = [word for setting in settings for word in ("--set", setting)]
+    # 900 images in batches of 49: the last one, of 18, is even, the others are not
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1", "--nproc-per-node", "2"]
+    logs = []
+    for name, launcher in (("one", []), ("two", torchrun)):
+        words = ["train", "lrunet1_fmnist", "--data", str(data), "--output", str(tmp_path / name), "--device", "cpu"]
+        command = [sys.executable, *launcher, str(script), str(tmp_path / f"{name}-"), *words, *settings]
+        done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-2000:]
+        logs.append([json.loads(line) for line in (tmp_path / name / "log.jsonl").open()])
+    one = torch.load(tmp_path / "one-0", weights_only=True)
+    two = [torch.load(tmp_path / f"two-{rank}", weights_only=True) for rank in (0, 1)]
+    assert len(one) == len(two[0]) == len(two[1]) == 2 * 19
+    for (_, whole), (_, first), (_, second) in zip(one, *two, strict=True):
+        assert torch.equal(whole, torch.cat([first, second]))
+        assert len(first) - len(second) in (0, 1)
+    for alone, together in zip(*logs, strict=True):
+        assert together["loss"] == pytest.approx(alone["loss"], rel=0.15)  # batch norms see half a batch each
+    assert checkpoint.load(tmp_path / "two" / "checkpoint.pt")["identity"]["machine"]["processes"] == 2
 
 
 @pytest.mark.parametrize(
     ("overrides", "hint"),
-    [({"epoch": 3}, "epochs"), ({"augment.pad": 3, "agument.pad": 1}, "augment"), ({"lr.x": 1}, "lr")],
+    [
+        ({"epoch": 3}, "epochs"),
+        ({"augment.pda": 3}, "augment.pad"),
+        ({"augment.pad": 3, "agument.pad": 1}, "augment"),
+        ({"lr.x": 1}, "lr"),
+    ],
 )
 def test_unknown_keys_show_close_ones(overrides, hint):
     with pytest.raises(zoo.UnknownNameError, match=hint):
@@ -139,3 +423,71 @@ def test_overrides_reach_into_mappings(tmp_path):
     (tmp_path / "own.yaml").write_text(yaml.safe_dump({"weight": "lrunet2_100.mine_c10"}))
     with pytest.raises(zoo.ZooError, match="lacks dataset"):
         load_recipe(tmp_path / "own.yaml")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"lr": "fast"}, "lr is a number"),
+        ({"epochs": 1.5}, "epochs is a whole number"),
+        ({"sched": "cosin"}, "sched is one of 'cosine', 'step'"),
+        ({"amp": "int8"}, "amp is one of"),
+        ({"lr_table": {1: 0.1}, "sched": "step"}, "rate for epoch 0"),
+        ({"milestones": [3]}, "sched: step"),
+        ({"held_out_from": "first"}, "'random', 'last'"),
+    ],
+)
+def test_values_of_the_wrong_kind_are_refused(overrides, message):
+    with pytest.raises(zoo.ZooError, match=message):
+        load_recipe("lrunet1_fmnist", overrides)
+
+
+def test_numbers_that_yaml_reads_as_words():
+    assert load_recipe("lrunet1_fmnist", {"weight_decay": "1e-4"}).weight_decay == 1e-4
+    stored = json.loads(json.dumps(load_recipe("sparse_wrn_28_2_dsr_s90_c10").to_dict()))
+    assert Recipe(**stored) == load_recipe("sparse_wrn_28_2_dsr_s90_c10")
+
+
+def test_a_sparse_method_resumes_and_reports(tmp_path, monkeypatch):
+    monkeypatch.setattr("zoo.training.data.load_arrays", tiny_cifar)
+    values = {
+        "model_args": {"sparsity": 0.8},
+        "method": "dynamic",
+        "method_options": {"period": {"0": 2}, "target": 50, "initial_threshold": "1e-2"},
+        "checkpoint_every": 3,
+        "epochs": 2,
+        "batch_size": 8,
+    }
+    r = Recipe("sparse_wrn_16_1.test_c10", "cifar10", **values)
+    whole = loop.train(r, tmp_path, tmp_path / "whole", device="cpu")
+    undo = crash_at(monkeypatch, 14)
+    with pytest.raises(Stopped):
+        loop.train(r, tmp_path, tmp_path / "parts", device="cpu")
+    undo()
+    parts = loop.train(r, tmp_path, tmp_path / "parts", resume=True, device="cpu")
+    assert same(whole.state_dict(), parts.state_dict())
+    masks = {key: value for key, value in whole.state_dict().items() if key.endswith("mask")}
+    initial = checkpoint.load(tmp_path / "whole" / "initial.pt")["model"]
+    assert any(not torch.equal(value, initial[key]) for key, value in masks.items()), "weights move"
+    assert sum(value.sum() for value in masks.values()) == sum(initial[key].sum() for key in masks)
+    lines = [[json.loads(line) for line in (tmp_path / f / "log.jsonl").open()] for f in ("whole", "parts")]
+    assert [line["sparse"] for line in lines[0]] == [line["sparse"] for line in lines[1]]
+
+
+def test_pruning_starts_from_a_dense_run(tmp_path, monkeypatch):
+    monkeypatch.setattr("zoo.training.data.load_arrays", tiny_cifar)
+    common = {"epochs": 2, "batch_size": 8}
+    dense = Recipe("sparse_wrn_16_1.test_c10", "cifar10", model_args={"sparsity": 0.0}, **common)
+    loop.train(dense, tmp_path, tmp_path / "dense", device="cpu")
+    options = {"target": 0.9, "prunes": 2, "every": 1}
+    pruning = Recipe("sparse_wrn_16_1.test_c10", "cifar10", method="pruned", method_options=options, **common)
+    pruning.model_args = {"sparsity": 0.9}
+    pruning.start = str(tmp_path / "dense")
+    pruned = loop.train(pruning, tmp_path, tmp_path / "pruned", device="cpu")
+    masks = [value for key, value in pruned.state_dict().items() if key.endswith("mask")]
+    assert sum(int(mask.sum()) for mask in masks) == pytest.approx(0.1 * sum(m.numel() for m in masks), rel=0.01)
+
+
+def tiny_cifar(*_):
+    generator = np.random.default_rng(0)
+    return generator.integers(0, 256, (64, 3, 8, 8), np.uint8), generator.integers(0, 10, 64)

@@ -3,6 +3,7 @@
 import argparse
 import json
 
+from ..errors import ZooError
 from .convert import parse_settings
 
 
@@ -14,6 +15,9 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--output", required=True, metavar="DIR", help="folder of the run: checkpoint, log, recipe")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="replace a value of the recipe")
     parser.add_argument("--resume", action="store_true", help="go on with the run in --output")
+    parser.add_argument(
+        "--budget", type=float, default=0, metavar="SECONDS", help="stop after this time, to be resumed"
+    )
     parser.add_argument("--device", default="", help="cpu, cuda, ... (the GPU if there is one)")
     parser.set_defaults(run=_train)
     parser = commands.add_parser("stage", help="turn a finished run into a staged weight with its manifest entry")
@@ -25,16 +29,21 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 
 
 def _train(options: argparse.Namespace) -> None:
-    from ..training.loop import train
-    from ..training.recipe import load_recipe
+    from ..training.recipe import load_recipe, task_of
 
-    train(
-        load_recipe(options.recipe, parse_settings(options.set)),
-        options.data,
-        options.output,
-        options.resume,
-        options.device,
-    )
+    settings = parse_settings(options.set)
+    if task_of(options.recipe) == "language":
+        from ..training.language import load_language_recipe, train_language
+
+        if options.budget:
+            raise ZooError("--budget is for image recipes; a language run continues after its last epoch by --resume.")
+        recipe = load_language_recipe(options.recipe, settings)
+        train_language(recipe, options.data, options.output, options.resume, options.device)
+    else:
+        from ..training.loop import train
+
+        recipe = load_recipe(options.recipe, settings)
+        train(recipe, options.data, options.output, options.resume, options.device, options.budget)
     print(options.output)
 
 

@@ -1,175 +1,245 @@
-"""The training loop: one process, images on the device, a checkpoint after every epoch."""
+"""The training loop: images on the device, a checkpoint as often as the recipe says, one log line per epoch."""
 
-import functools
-import hashlib
+import importlib.util
 import json
 import math
 import sys
 import time
-from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-import timm
+import numpy as np
 import torch
-from timm.optim import create_optimizer_v2
-from timm.scheduler import create_scheduler_v2
 from torch import Tensor, nn
-from torch.nn import functional as F
 from tqdm import tqdm
 
-from ..data import get_dataset, load_arrays
 from ..errors import ZooError
-from ..files import write_atomically
-from .augment import augment
+from . import checkpoint
+from .data import Images, load_splits
+from .learner import Learner, build_network
+from .processes import Processes
 from .recipe import Recipe
 
 
-class Images:
-    """A split held on the device as uint8, delivered in normalised float batches.
+@dataclass
+class Position:
+    """Where a run stands.
 
-    Args:
-        images: (N, channels, height, width), uint8.
-        labels: (N,), int64.
-        mean: Per-channel mean in [0, 1].
-        std: Per-channel standard deviation in [0, 1].
+    Attributes:
+        epoch: Finished epochs.
+        step: Finished steps of the one after them.
+        total: Sum of the losses of these steps' images, this process's part.
+        seconds: Time these steps took with all that belongs to them.
+        step_seconds: Time in the steps themselves, without waiting for data, checks, and writing.
+        log: Lines of the finished epochs.
     """
 
-    def __init__(self, images: Tensor, labels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]):
-        self.images, self.labels = images, labels
-        self.mean = torch.tensor(mean, device=images.device).view(-1, 1, 1) * 255
-        self.std = torch.tensor(std, device=images.device).view(-1, 1, 1) * 255
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def batches(self, order: Tensor, size: int, generator: torch.Generator | None, **augmentation) -> Iterator:
-        """Yield (images, labels) for the indices in ``order``; augmented if a generator is given."""
-        for index in order.split(size):
-            images = self.images[index]
-            if generator is not None:
-                images = augment(images, generator, **augmentation)
-            yield (images.float() - self.mean) / self.std, self.labels[index]
+    epoch: int = 0
+    step: int = 0
+    total: float = 0.0
+    seconds: float = 0.0
+    step_seconds: float = 0.0
+    log: list[dict[str, Any]] = field(default_factory=list)
 
 
-def load_split(recipe: Recipe, data: str | Path, split: str, device: torch.device) -> Images:
-    """Read a split for training or for choosing.
+def train(
+    recipe: Recipe, data: str | Path, output: str | Path, resume: bool = False, device: str = "", budget: float = 0
+) -> nn.Module:
+    """Train a weight; the folder then holds ``checkpoint.pt``, ``log.jsonl``, ``recipe.json`` and ``curve.png``.
 
-    Args:
-        recipe: Gives data set, seed and number of held-out images.
-        data: Folder of the data set.
-        split: ``train`` (less the held-out images) or ``held-out``; the test set has no place here.
-        device: Where the images go.
-    """
-    info = get_dataset(recipe.dataset)
-    images, labels = (torch.from_numpy(a) for a in load_arrays(recipe.dataset, data, "train"))
-    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(recipe.seed))
-    cut = len(order) - recipe.held_out
-    chosen = order[:cut] if split == "train" else order[cut:]
-    return Images(images[chosen].to(device), labels[chosen].to(device), info.mean, info.std)
-
-
-def train(recipe: Recipe, data: str | Path, output: str | Path, resume: bool = False, device: str = "") -> nn.Module:
-    """Train a weight; the folder then holds ``checkpoint.pt``, ``log.jsonl`` and ``recipe.json``.
-
-    The checkpoint is replaced atomically after every epoch, so that ``resume`` goes on from the last finished one.
-    Data order and augmentation of an epoch depend on seed and epoch alone.
+    ``resume`` goes on from the last checkpoint, on the CPU bit for bit as if nothing had happened. Under torchrun every
+    process calls this; each takes its part of the same batches in the same order.
 
     Args:
         recipe: What to train and how.
         data: Folder of the data set.
         output: Folder of the run.
-        resume: Continue the run that lies there; without it an existing run is not overwritten.
+        resume: Continue the run that lies there, if any; without it an existing run is not overwritten.
         device: ``cpu``, ``cuda``, ...; by default the GPU if there is one.
+        budget: Seconds after which to stop with a checkpoint, unfinished; 0 for no limit.
 
     Returns:
-        The network after the last epoch, in eval mode.
+        The network after the last epoch, or where the budget ended, in eval mode.
 
     Raises:
-        ZooError: If the folder holds another recipe's run, or the loss is no longer finite.
+        ZooError: If the folder holds a run that is not this one, the loss is no longer finite, or the disk is full.
     """
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    output = Path(output)
-    checkpoint_file = output / "checkpoint.pt"
-    if checkpoint_file.exists() and not resume:
+    started = time.monotonic()
+    processes, output = Processes.join(device), Path(output)
+    file = output / "checkpoint.pt"
+    if file.exists() and not resume:
         raise ZooError(f"{output} already holds a run: pass --resume to go on with it, or another folder.")
     torch.manual_seed(recipe.seed)
-    training = load_split(recipe, data, "train", place)
-    held_out = load_split(recipe, data, "held-out", place) if recipe.held_out else None
-    memory_format = torch.channels_last if recipe.channels_last else torch.contiguous_format
-    model = timm.create_model(recipe.weight, **recipe.model_args).to(place, memory_format=memory_format)
-    optimizer = create_optimizer_v2(
-        model, opt=recipe.opt, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay
-    )
+    np.random.seed(recipe.seed)  # timm's mixup draws from it, alike in all processes
+    splits, digest = load_splits(recipe, data, processes.device)
+    training, held_out = splits["train"], splits["held-out"]
     updates = math.ceil(len(training) / recipe.batch_size)
-    scheduler, _ = create_scheduler_v2(
-        optimizer,
-        sched="cosine",
-        num_epochs=recipe.epochs,
-        warmup_epochs=recipe.warmup_epochs,
-        warmup_lr=recipe.lr / 100,
-        warmup_prefix=False,
-        min_lr=0,
-        step_on_epochs=False,
-        updates_per_epoch=updates,
-    )
-    fingerprint = hashlib.sha256(json.dumps(recipe.to_dict(), sort_keys=True).encode()).hexdigest()
-    first = 0
-    if checkpoint_file.exists():
-        state = torch.load(checkpoint_file, map_location=place, weights_only=True)
-        if state["recipe"] != fingerprint:
-            raise ZooError(f"{output} holds a run of another recipe (see recipe.json there): choose another folder.")
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        torch.set_rng_state(state["rng"].cpu())
-        first = state["epoch"]
-    output.mkdir(parents=True, exist_ok=True)
-    (output / "recipe.json").write_text(json.dumps(recipe.to_dict(), indent=2) + "\n")
+    learner = Learner(recipe, updates, processes, build_network(recipe, processes.device))
+    if processes.rank:
+        torch.manual_seed(recipe.seed + processes.rank)  # dropout differs where the images do
+    identity = checkpoint.identity(recipe, digest, processes.device, processes.world)
+    position, generator = Position(), None
+    if file.exists():
+        state = checkpoint.load(file)
+        checkpoint.check_identity(state.get("identity") or {}, identity, output)
+        learner.restore(state)
+        checkpoint.restore_random_state(state["random"][processes.rank])
+        totals = state["position"].pop("totals")
+        position = Position(**state["position"], epoch=state["epoch"], step=state["step"], total=totals[processes.rank])
+        if position.step:
+            generator = torch.Generator(processes.device)
+            generator.set_state(state["generator"])
+    elif recipe.start:
+        learner.begin_with(checkpoint.load(Path(recipe.start) / "checkpoint.pt"))
+    processes.wait()  # all have read before one writes
+    if processes.first:
+        checkpoint.remove_leftovers(output)
+        checkpoint.write(json.dumps(recipe.to_dict(), indent=2).encode() + b"\n", output / "recipe.json")
+        if recipe.method and not file.exists():  # training a final mask from its own initial weights needs them
+            checkpoint.save({"model": learner.model.state_dict(), "epoch": 0, "step": 0}, output / "initial.pt")
 
-    for epoch in range(first, recipe.epochs):
-        started = time.time()
-        generator = torch.Generator(place).manual_seed(recipe.seed * 100_003 + epoch)
-        order = torch.randperm(len(training), generator=generator, device=place)
-        model.train()
-        total = torch.zeros((), device=place)
-        bar = tqdm(
-            training.batches(order, recipe.batch_size, generator, **recipe.augment),
-            total=updates,
-            desc=f"epoch {epoch + 1}/{recipe.epochs}",
-            disable=None,
-            file=sys.stderr,
-        )
-        for step, (images, labels) in enumerate(bar):
-            scheduler.step_update(epoch * updates + step)
-            images = images.contiguous(memory_format=memory_format)
-            with torch.autocast(place.type, getattr(torch, recipe.amp or "float32"), enabled=bool(recipe.amp)):
-                scores = model(images)
-            loss = F.cross_entropy(scores.float(), labels, label_smoothing=recipe.label_smoothing)
-            if not torch.isfinite(loss):
-                raise ZooError(f"The loss is {loss.item()} at epoch {epoch + 1}, step {step + 1}: lower --set lr=...")
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            total += loss.detach() * len(labels)
-        line = {
-            "epoch": epoch + 1,
-            "loss": round(total.item() / len(training), 5),
-            "lr": optimizer.param_groups[0]["lr"],
-        }
-        if held_out is not None:
-            line["held_out_top1"] = accuracy(model, held_out)
-        line["seconds"] = round(time.time() - started, 1)
+    def save(generator: torch.Generator | None) -> None:
         state = {
-            "model": model.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "epoch": epoch + 1,
-            "rng": torch.get_rng_state(),
-            "recipe": fingerprint,
+            **learner.state(),
+            "epoch": position.epoch,
+            "step": position.step,
+            "generator": generator.get_state() if generator else None,
+            "random": processes.gather(checkpoint.random_state()),
+            "position": {
+                "seconds": position.seconds,
+                "step_seconds": position.step_seconds,
+                "log": position.log,
+                "totals": processes.gather(position.total),
+            },
+            "identity": identity,
         }
-        write_atomically(functools.partial(torch.save, state), checkpoint_file)
-        with open(output / "log.jsonl", "a") as log:
-            log.write(json.dumps(line) + "\n")
-        print(json.dumps(line), file=sys.stderr)
-    return model.eval()
+        if processes.first:
+            checkpoint.save(state, file)
+        processes.wait()
+
+    done = position.epoch * updates + position.step
+    bar = tqdm(total=recipe.epochs * updates, initial=done, desc=output.name, disable=None if processes.first else True)
+    with bar:
+        while position.epoch < recipe.epochs:
+            left = max(budget - (time.monotonic() - started), 1e-9) if budget else math.inf
+            if not _epoch(learner, training, position, generator, left, save, bar):
+                return learner.result.eval()
+            generator = None
+            line = {"epoch": position.epoch + 1, "loss": position.total, "lr": learner.lr}
+            line |= learner.end_epoch(position.epoch)
+            if len(held_out):
+                began = time.monotonic()
+                line["held_out_top1"] = accuracy(learner.result, held_out)
+                position.seconds += time.monotonic() - began
+            line["seconds"] = round(position.seconds, 1)
+            line["step_share"] = round(position.step_seconds / max(position.seconds, 1e-9), 3)
+            log = [*position.log, line]
+            position.__dict__.update(Position(epoch=position.epoch + 1, log=log).__dict__)
+            save(None)
+            if processes.first:
+                text = "".join(json.dumps(line) + "\n" for line in log)
+                checkpoint.write(text.encode(), output / "log.jsonl")
+                tqdm.write(json.dumps(line), file=sys.stderr)
+    if processes.first and importlib.util.find_spec("matplotlib"):
+        from .stage import plot_curve
+
+        plot_curve(output / "log.jsonl", output / "curve.png", recipe.weight)
+    return learner.result.eval()
+
+
+def _epoch(
+    learner: Learner,
+    training: Images,
+    position: Position,
+    generator: torch.Generator | None,
+    left: float,
+    save: Any,
+    bar: tqdm,
+) -> bool:
+    """Train from a position to the end of its epoch; False if the time that is left ran out before.
+
+    Order and augmentation of an epoch come from a generator seeded by recipe and epoch, in that order; ``generator``
+    is that generator as it stood in a checkpoint.
+    """
+    recipe, processes = learner.recipe, learner.processes
+    place, began, before = processes.device, time.monotonic(), position.seconds
+    fresh = torch.Generator(place).manual_seed(recipe.seed * 100_003 + position.epoch)
+    order = torch.randperm(len(training), generator=fresh, device=place)
+    generator = generator or fresh
+    often = 1 if place.type == "cpu" and processes.world == 1 else 20  # a look at the loss makes the GPU wait
+    total = torch.tensor(position.total, device=place, dtype=torch.float32)
+    bad = torch.full((2,), math.inf, device=place)  # the first step whose loss is not finite
+    clock = StepClock(place)
+    learner.model.train()
+    batches = training.batches(order, recipe.batch_size, generator, first=position.step, **recipe.augment)
+    for images, labels in batches:
+        with clock:
+            loss = learner.step(images, labels, position.epoch, position.step)
+        total += loss
+        first_bad = ~torch.isfinite(loss) & torch.isinf(bad[0])
+        bad = torch.where(first_bad, torch.stack([torch.tensor(position.step + 1.0, device=place), loss]), bad)
+        position.step += 1
+        bar.update()
+        last = position.step == learner.updates
+        due = bool(recipe.checkpoint_every) and position.step % recipe.checkpoint_every == 0 and not last
+        if not (due or last or position.step % often == 0):
+            continue
+        over = time.monotonic() - began > left
+        _check(bad, position.epoch, processes, bar)
+        over = any(processes.gather(over))
+        if (due or over) and not last:
+            position.total, position.seconds = total.item(), before + time.monotonic() - began
+            position.step_seconds += clock.take()
+            save(generator)
+            if over:
+                return False
+    position.total = round(processes.sum(total).item() / len(training), 5)
+    position.seconds = before + time.monotonic() - began
+    position.step_seconds += clock.take()
+    return True
+
+
+def _check(bad: Tensor, epoch: int, processes: Processes, bar: tqdm) -> None:
+    firsts = [first for first in processes.gather(bad.tolist()) if not math.isinf(first[0])]
+    if firsts:
+        step, loss = min(firsts)
+        bar.close()
+        raise ZooError(
+            f"The loss is {loss} at epoch {epoch + 1}, step {step:.0f}: lower it with --set lr=... and begin anew; the "
+            "last good checkpoint, if there is one, is kept."
+        )
+
+
+class StepClock:
+    """Adds up the time inside ``with`` blocks; on a GPU by events, so that nothing waits."""
+
+    def __init__(self, device: torch.device):
+        self.cuda = device.type == "cuda"
+        self.marks: list[tuple[Any, Any]] = []
+
+    def _now(self) -> Any:
+        if not self.cuda:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def __enter__(self) -> None:
+        self.begin = self._now()
+
+    def __exit__(self, *exception: object) -> None:
+        self.marks.append((self.begin, self._now()))
+
+    def take(self) -> float:
+        """Seconds since the last call."""
+        if self.cuda:
+            torch.cuda.synchronize()
+            seconds = sum(begin.elapsed_time(end) for begin, end in self.marks) / 1000
+        else:
+            seconds = sum(end - begin for begin, end in self.marks)
+        self.marks = []
+        return seconds
 
 
 @torch.inference_mode()
@@ -177,5 +247,5 @@ def accuracy(model: nn.Module, images: Images, batch_size: int = 500) -> float:
     """Top-1 accuracy in percent, in float32 and eval mode."""
     model.eval()
     order = torch.arange(len(images), device=images.labels.device)
-    right = sum((model(x).argmax(1) == y).sum() for x, y in images.batches(order, batch_size, None))
+    right = sum((model(x).argmax(1) == y).sum() for x, y in images.batches(order, batch_size))
     return round(100 * right.item() / len(images), 4)

@@ -50,12 +50,13 @@ def stage(
     if recipe.held_out:
         raise ZooError(f"{run}: {recipe.held_out} training images were held out; the final run uses all of them.")
     name, info = recipe.weight, get_dataset(recipe.dataset)
+    mean, std = recipe.normalisation()
     arch, _, tag = name.partition(".")
     cfg = {
         "num_classes": info.num_classes,
         "input_size": info.input_size,
-        "mean": info.mean,
-        "std": info.std,
+        "mean": mean,
+        "std": std,
         "interpolation": "bilinear",
         "crop_pct": info.crop_pct,
         "tag": tag,
@@ -89,8 +90,8 @@ def stage(
         "num_classes": info.num_classes,
         "preprocessing": {
             "input_size": list(info.input_size),
-            "mean": list(info.mean),
-            "std": list(info.std),
+            "mean": list(mean),
+            "std": list(std),
             "interpolation": "bilinear",
             "crop_pct": info.crop_pct,
         },

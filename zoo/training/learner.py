@@ -1,0 +1,181 @@
+"""One step of training and everything that it changes."""
+
+from typing import Any
+
+import timm
+import torch
+from timm.data import Mixup
+from timm.utils import ModelEmaV3
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..data import get_dataset
+from ..errors import ZooError
+from ..makers.masked import MaskedWeight
+from .processes import Processes
+from .recipe import Recipe
+from .schedule import make_optimizer, make_schedule, momentum_restarts
+
+
+def build_network(recipe: Recipe, device: torch.device) -> nn.Module:
+    """The network of a recipe with its initial weights.
+
+    Args:
+        recipe: Gives architecture, arguments and data set.
+        device: Where it goes.
+    """
+    info = get_dataset(recipe.dataset)
+    sizes = {"num_classes": info.num_classes, "in_chans": info.input_size[0]}
+    model = timm.create_model(recipe.weight.split(".", 1)[0], **{**sizes, **recipe.model_args}).to(device)
+    if recipe.method == "pruned":  # its network begins dense, with room for the masks
+        for module in model.modules():
+            if isinstance(module, MaskedWeight):
+                module.mask.fill_(True)
+    if recipe.channels_last:
+        for tensor in (*model.parameters(), *model.buffers()):  # Module.to refuses template banks, which have five axes
+            if tensor.dim() == 4:
+                tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
+    return model
+
+
+class Learner:
+    """Network, optimizer, schedule, averaged weights and sparse method of a run.
+
+    Args:
+        recipe: What to train and how.
+        updates: Steps per epoch.
+        processes: Who takes part.
+        model: The network, from :func:`build_network`.
+
+    Attributes:
+        model: The network that is trained.
+        lr: Learning rate of the last step.
+        record: What the sparse method last reported in this epoch.
+    """
+
+    def __init__(self, recipe: Recipe, updates: int, processes: Processes, model: nn.Module):
+        self.recipe, self.updates, self.processes, self.model = recipe, updates, processes, model
+        place = processes.device
+        self.optimizer = make_optimizer(model, recipe)
+        self.schedule = make_schedule(self.optimizer, recipe, updates)
+        self.scaler = torch.amp.GradScaler(place.type, enabled=recipe.amp == "float16")
+        self.ema = ModelEmaV3(model, decay=recipe.ema) if recipe.ema else None
+        self.mix = None
+        if recipe.mixup or recipe.cutmix:
+            classes = get_dataset(recipe.dataset).num_classes
+            self.mix = Mixup(recipe.mixup, recipe.cutmix, label_smoothing=recipe.label_smoothing, num_classes=classes)
+        self.method = self.record = None
+        if recipe.method:
+            from .sparsity import make_method
+
+            generator = torch.Generator().manual_seed(recipe.seed)  # the same in all processes
+            self.method = make_method(recipe.method, model, recipe.method_options, generator)
+        wrapped = processes.wrap(model)
+        self.network = torch.compile(wrapped) if recipe.compile else wrapped
+
+    @property
+    def lr(self) -> float:
+        return self.optimizer.param_groups[0]["lr"]
+
+    @property
+    def result(self) -> nn.Module:
+        """The network a run is for: the averaged one if there is one."""
+        return self.ema.module if self.ema else self.model
+
+    def step(self, images: Tensor, labels: Tensor, epoch: int, step: int) -> Tensor:
+        """Take one step.
+
+        Args:
+            images: The global batch, normalised, (batch, channels, height, width).
+            labels: (batch,).
+            epoch: From 0.
+            step: Within the epoch, from 0.
+
+        Returns:
+            This process's part of the sum of the images' cross entropies, without penalties.
+        """
+        recipe, iteration, count = self.recipe, epoch * self.updates + step, len(labels)
+        if step == 0 and momentum_restarts(recipe, epoch):
+            self.optimizer.state.clear()
+        self.schedule.step_update(iteration)
+        targets = labels
+        if self.mix and count % 2 == 0:  # timm pairs images; with soft targets smoothing is in them
+            images, targets = self.mix(images, labels)
+        images, targets = self.processes.slice(images), self.processes.slice(targets)
+        if recipe.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        kind = getattr(torch, recipe.amp or "float32")
+        with torch.autocast(images.device.type, kind, enabled=bool(recipe.amp)):
+            scores = self.network(images)
+        smoothing = recipe.label_smoothing if targets.dim() == 1 else 0.0
+        loss = F.cross_entropy(scores.float(), targets, label_smoothing=smoothing) * self.processes.share(count)
+        penalty = self.method.penalty() if self.method else None
+        objective = loss if penalty is None else loss + penalty
+        self.optimizer.zero_grad()
+        self.scaler.scale(objective).backward()
+        self.scaler.unscale_(self.optimizer)
+        if self.method:
+            self.method.before_step(epoch, iteration)
+        if recipe.clip_grad:
+            nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip_grad)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if self.method:
+            self.record = self.method.after_step(epoch, iteration) or self.record
+        if self.ema:
+            self.ema.update(self.model)
+        return loss.detach() * (count / self.processes.world)
+
+    def end_epoch(self, epoch: int) -> dict[str, Any]:
+        """What a sparse method does after an epoch (from 0); its last report of the epoch, for the log."""
+        if not self.method:
+            return {}
+        record = self.method.after_epoch(epoch) or self.record
+        self.record = None
+        return {"sparse": record} if record else {}
+
+    def begin_with(self, state: dict[str, Any]) -> None:
+        """Take over network and optimizer state of a finished run, as pruning from a dense network does.
+
+        Raises:
+            ZooError: If it is another network's.
+        """
+        weights = dict(state.get("trained") or state["model"])
+        for name, tensor in self.model.state_dict().items():  # an ordinary weight is what is learned under a mask
+            plain = name.replace(".parametrizations.weight.original", ".weight")
+            if plain in weights:
+                weights[name] = weights.pop(plain)
+            elif name.endswith(".mask"):
+                weights.setdefault(name, tensor)
+        try:
+            self.model.load_state_dict(weights)
+            self.optimizer.load_state_dict(state["optimizer"])
+        except (RuntimeError, ValueError) as error:
+            raise ZooError(f"start: the run there is not of this network ({str(error).splitlines()[0]}).") from None
+        if self.ema:
+            self.ema.set(self.model)
+
+    def state(self) -> dict[str, Any]:
+        """Everything steps change; ``model`` is the result, ``trained`` what an average was taken of."""
+        state = {
+            "model": self.result.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+        }
+        if self.ema:
+            state["trained"] = self.model.state_dict()
+        if self.method:
+            state["method"], state["record"] = self.method.state_dict(), self.record
+        return state
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """The inverse of :meth:`state`."""
+        self.result.load_state_dict(state["model"])
+        if self.ema:
+            self.model.load_state_dict(state["trained"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if state["scaler"]:
+            self.scaler.load_state_dict(state["scaler"])
+        if self.method:
+            self.method.load_state_dict(state["method"])
+            self.record = state["record"]
