@@ -36,19 +36,16 @@ def own_cache(tmp_path, monkeypatch):
     return tmp_path / "cache"
 
 
-def test_data() -> Path | None:
+def data_folder() -> Path | None:
     """The folder of released weights and sample photographs (environment variable ZOO_TEST_DATA)."""
     folder = os.environ.get("ZOO_TEST_DATA")
     return Path(folder) if folder and Path(folder).is_dir() else None
 
 
-test_data.__test__ = False
-
-
 @pytest.fixture
 def released():
     """Folder of the LruNet authors' converted weights."""
-    folder = test_data()
+    folder = data_folder()
     if folder is None or not (folder / "checkpoints" / "lrunet").is_dir():
         pytest.skip("set ZOO_TEST_DATA to the folder that holds checkpoints/lrunet")
     return folder / "checkpoints" / "lrunet"

@@ -4,7 +4,7 @@ import pytest
 import timm
 
 import zoo
-from conftest import test_data
+from conftest import data_folder
 from zoo.cli.demo import SAMPLE
 from zoo.data.images import image_folder_loader
 from zoo.evaluation.validate import validate, wilson
@@ -22,7 +22,7 @@ def correct(name: str, data, monkeypatch, tmp_path) -> int:
     """Right answers on the whole test set; the authors' weights come from the released folder."""
     entry = weights()[name]
     if entry["origin"] != "zoo":
-        released = test_data()
+        released = data_folder()
         if released is None:
             pytest.skip("set ZOO_TEST_DATA to the folder that holds checkpoints/lrunet")
         files = (released / "checkpoints" / "lrunet").glob("*.safetensors")
@@ -83,7 +83,7 @@ def test_every_image_counts_once_whatever_the_batch_size():
 
 def test_imagenet_folder_of_real_photographs(tmp_path):
     """Ten classes of a thousand: labels stay the 1000-way ones, every image is delivered once, in order."""
-    data = test_data()
+    data = data_folder()
     if data is None or not (data / "data" / "imagenette2-val" / "images").is_dir():
         pytest.skip("set ZOO_TEST_DATA to the folder that holds data/imagenette2-val")
     for folder in sorted((data / "data" / "imagenette2-val" / "images").iterdir()):

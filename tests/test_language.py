@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import zoo
-from conftest import test_data
+from conftest import data_folder
 from zoo.cli import language as commands
 from zoo.data.text import EOS, PADDING, TEXT_DATASETS, as_columns, get_text_dataset, load_split, load_text
 from zoo.evaluation.perplexity import perplexity
@@ -400,7 +400,7 @@ def test_the_commands(data, tmp_path, capsys):
 @pytest.fixture
 def wikitext2():
     """Folder of WikiText-2 under ZOO_TEST_DATA."""
-    folder = test_data()
+    folder = data_folder()
     for place in () if folder is None else (folder / "wikitext-2", folder / "data" / "wikitext-2"):
         if (place / "train.txt").is_file():
             return place

@@ -1,11 +1,13 @@
 """LruNet and its four baselines: protocol, parity with the paper's code, parameter counts, argument checks."""
 
+import json
 import math
 from pathlib import Path
 
 import pytest
 import timm
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 import zoo
@@ -58,11 +60,11 @@ class TestFamily(FamilyTester):
 
 def golden(path: Path):
     if path.stem.startswith("released"):
-        from conftest import test_data
+        from conftest import data_folder
 
-        if test_data() is None:
+        if data_folder() is None:
             pytest.skip("set ZOO_TEST_DATA to the folder that holds checkpoints/lrunet")
-        return load_golden(path, test_data() / "checkpoints" / "lrunet")
+        return load_golden(path, data_folder() / "checkpoints" / "lrunet")
     return load_golden(path)
 
 
@@ -155,15 +157,16 @@ def test_repeated_channels_make_the_convolution_with_a_multiplier():
 
 
 def test_authors_files_hold_the_architectures_of_their_names(released):
-    for path in sorted(released.glob("*.safetensors")):
-        state = load_file(path)
-        from safetensors import safe_open
-
+    paths = sorted(released.glob("*.safetensors"))
+    assert len(paths) == 18
+    for path in paths:
         with safe_open(path, "pt") as file:
             meta = file.metadata()
-        import json
-
-        zoo.load_reference(zoo.create_reference("lrunet", meta["arch"], **json.loads(meta["args"])), state)
+        model = zoo.create_reference("lrunet", meta["arch"], **json.loads(meta["args"]))
+        state = load_file(path)
+        zoo.load_reference(model, state)
+        first = next(name for name in model.state_dict() if name.startswith("stem"))
+        assert torch.equal(model.state_dict()[first], state[model.reference_key(first)])
 
 
 def test_paper_arguments_reach_the_generic_entry():
