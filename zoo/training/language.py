@@ -6,7 +6,6 @@ plain gradient descent, truncated backpropagation, a learning rate that falls wh
 """
 
 import contextlib
-import difflib
 import hashlib
 import io
 import json
@@ -26,14 +25,13 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from ..data.text import EOS, PADDING, Text, as_columns, get_text_dataset, load_text
-from ..errors import UnknownNameError, ZooError
+from ..errors import ZooError
 from ..evaluation.perplexity import perplexity
-from ..extras import require
 from ..files import write_atomically
 from ..models.symm_rnn import SymmRNNLanguageModel
 from ..version import __version__
 from ..weights.convert import safetensors_bytes
-from .recipe import RECIPES
+from .recipe import read_recipe, unknown_key
 
 _CODE = (
     "training/language.py",
@@ -138,26 +136,14 @@ def load_language_recipe(name: str | Path, overrides: Mapping[str, Any] | None =
         UnknownNameError: If the recipe or a key does not exist; the message names close matches.
         ZooError: If the file is not a mapping, is for another task, or a value does not fit.
     """
-    yaml = require("yaml", "train")
-    path = Path(name) if str(name).endswith((".yaml", ".yml")) else RECIPES / f"{name}.yaml"
-    if not path.is_file():
-        names = sorted(p.stem for p in RECIPES.glob("*.yaml") if "task: language" in p.read_text().splitlines())
-        close = difflib.get_close_matches(str(name), names) or names
-        raise UnknownNameError(f"No language recipe {str(name)!r}: did you mean {', '.join(close)}?")
-    try:
-        values = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise ZooError(f"{path}: not a YAML file ({' '.join(str(error).split())}).") from None
-    if not isinstance(values, dict):
-        raise ZooError(f"{path}: a recipe is a mapping of keys to values.")
+    path, values = read_recipe(name, "language")
     if values.get("task") != "language":
         raise ZooError(f"{path}: not a language recipe (it lacks task: language); train it with zoo train.")
     values |= overrides or {}
     known = [entry.name for entry in fields(LanguageRecipe)]
     for key in values:
         if key not in known:
-            close = difflib.get_close_matches(str(key), known) or known
-            raise UnknownNameError(f"Unknown recipe key {key!r}: did you mean {', '.join(close)}?")
+            raise unknown_key(key, known)
     return LanguageRecipe(**values)
 
 

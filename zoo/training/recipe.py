@@ -114,7 +114,7 @@ class Recipe:
                 raise ZooError(f"Recipe key {key} is one of {words}, not {getattr(self, key)!r}.")
         for key in self.augment:
             if key not in AUGMENT:
-                _unknown_key(f"augment.{key}", [f"augment.{word}" for word in AUGMENT])
+                raise unknown_key(f"augment.{key}", [f"augment.{word}" for word in AUGMENT])
         if self.lr_table and (self.sched != "step" or 0 not in self.lr_table):
             raise ZooError("lr_table belongs to sched: step and needs a rate for epoch 0.")
         if self.milestones and self.sched != "step":
@@ -140,7 +140,7 @@ def task_of(name: str | Path) -> str:
         UnknownNameError: If there is no such recipe.
         ZooError: If the file is not a mapping.
     """
-    return str(_read(name)[1].get("task", ""))
+    return str(read_recipe(name)[1].get("task", ""))
 
 
 def load_recipe(name: str | Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
@@ -154,34 +154,45 @@ def load_recipe(name: str | Path, overrides: Mapping[str, Any] | None = None) ->
         UnknownNameError: If the recipe or a key does not exist; the message names close matches.
         ZooError: If the file is not a mapping of known keys.
     """
-    path, values = _read(name)
+    path, values = read_recipe(name)
     if values.get("task"):
         raise ZooError(f"{path}: a recipe for the task {values['task']}, not for classifying images.")
     known = [f.name for f in fields(Recipe)]
     for key, value in (overrides or {}).items():
         parent, _, child = key.partition(".")
         if parent not in known or (child and parent not in ("augment", "model_args", "method_options", "lr_table")):
-            _unknown_key(key, known)
+            raise unknown_key(key, known)
         if child:
             values[parent] = {**(values.get(parent) or {}), int(child) if child.isdigit() else child: value}
         else:
             values[key] = value
     for key in values:
         if key not in known:
-            _unknown_key(key, known)
+            raise unknown_key(key, known)
     missing = [key for key in ("weight", "dataset") if key not in values]
     if missing:
         raise ZooError(f"{path}: the recipe lacks {' and '.join(missing)}.")
     return Recipe(**values)
 
 
-def _read(name: str | Path) -> tuple[Path, dict[str, Any]]:
+def read_recipe(name: str | Path, task: str = "") -> tuple[Path, dict[str, Any]]:
+    """Find a recipe by name or path and read its keys, unchecked.
+
+    Args:
+        name: Recipe name, or a path ending in ``.yaml``.
+        task: Suggest names of this task only; empty for all.
+
+    Raises:
+        UnknownNameError: If there is no such recipe; the message names close ones.
+        ZooError: If the file is not a mapping.
+    """
     yaml = require("yaml", "train")
     path = Path(name) if str(name).endswith((".yaml", ".yml")) else RECIPES / f"{name}.yaml"
     if not path.is_file():
-        names = sorted(p.stem for p in RECIPES.glob("*.yaml"))
+        paths = sorted(RECIPES.glob("*.yaml"))
+        names = [p.stem for p in paths if not task or f"task: {task}" in p.read_text().splitlines()]
         close = difflib.get_close_matches(str(name), names) or names
-        raise UnknownNameError(f"No recipe {str(name)!r}: did you mean {', '.join(close)}?")
+        raise UnknownNameError(f"No {f'{task} ' if task else ''}recipe {str(name)!r}: did you mean {', '.join(close)}?")
     try:
         values = yaml.safe_load(path.read_text())
     except yaml.YAMLError as error:
@@ -191,9 +202,10 @@ def _read(name: str | Path) -> tuple[Path, dict[str, Any]]:
     return path, values
 
 
-def _unknown_key(key: str, known: list[str]) -> None:
-    close = difflib.get_close_matches(key, known) or known
-    raise UnknownNameError(f"Unknown recipe key {key!r}: did you mean {', '.join(close)}?")
+def unknown_key(key: object, known: list[str]) -> UnknownNameError:
+    """The error for a key that no recipe of this kind has; it names close ones."""
+    close = difflib.get_close_matches(str(key), known) or known
+    return UnknownNameError(f"Unknown recipe key {key!r}: did you mean {', '.join(close)}?")
 
 
 def _typed(key: str, kind: Any, value: Any) -> Any:
