@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import json
 import os
 import pickle
 import shutil
@@ -10,9 +11,11 @@ import numpy as np
 import pytest
 
 from zoo import DataError
+from zoo.cli import main
 from zoo.cli.demo import SAMPLE
-from zoo.data import load_arrays
+from zoo.data import get_dataset, load_arrays
 from zoo.data.arrays import read_idx
+from zoo.evaluation.predict import class_names
 
 
 def idx(array: np.ndarray) -> bytes:
@@ -26,24 +29,79 @@ def fashion(tmp_path):
     return tmp_path, images, labels
 
 
-@pytest.mark.parametrize("folder", ["", "FashionMNIST/raw"])
+def write_idx(folder, images, labels, stem="t10k", zipped=False):
+    folder.mkdir(parents=True, exist_ok=True)
+    for kind, array in (("images-idx3-ubyte", images), ("labels-idx1-ubyte", labels)):
+        name, content = f"{stem}-{kind}", idx(array)
+        (folder / (f"{name}.gz" if zipped else name)).write_bytes(gzip.compress(content, 1) if zipped else content)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("dataset", "folder"),
+    [("fashion-mnist", ""), ("fashion-mnist", "FashionMNIST/raw"), ("mnist", ""), ("mnist", "MNIST/raw")],
+)
 @pytest.mark.parametrize("zipped", [False, True])
-def test_fashion_mnist_layouts(fashion, folder, zipped):
+def test_idx_layouts(fashion, dataset, folder, zipped):
     root, images, labels = fashion
-    place = root / folder
-    place.mkdir(parents=True, exist_ok=True)
-    for name, array in (("t10k-images-idx3-ubyte", images), ("t10k-labels-idx1-ubyte", labels)):
-        if zipped:
-            (place / f"{name}.gz").write_bytes(gzip.compress(idx(array)))
-        else:
-            (place / name).write_bytes(idx(array))
-    x, y = load_arrays("fashion-mnist", root, "test")
+    write_idx(root / folder, images, labels, zipped=zipped)
+    x, y = load_arrays(dataset, root, "test")
     assert x.shape == (7, 1, 28, 28)
     assert np.array_equal(x[:, 0], images)
     assert np.array_equal(y, labels)
     assert y.dtype == np.int64
     with pytest.raises(DataError, match="train split"):
-        load_arrays("fashion-mnist", root, "train")
+        load_arrays(dataset, root, "train")
+
+
+def test_facts_of_mnist():
+    info = get_dataset("mnist")
+    assert (info.mean, info.std, info.input_size) == ((0.1307,), (0.3081,), (1, 28, 28))
+    assert class_names("mnist") == [str(digit) for digit in range(10)]
+
+
+def test_an_unknown_set_is_not_silently_fashion_mnist(fashion, caplog):
+    root, images, labels = fashion
+    write_idx(root, images, labels)
+    load_arrays("mnist", root, "test")
+    assert not caplog.records
+    load_arrays("fashion-mnist", root, "test")
+    assert "7 images of the test split are not the published Fashion-MNIST" in caplog.text
+    full = np.zeros((10_000, 28, 28), np.uint8)  # as many as MNIST's test split has
+    write_idx(root, full, np.zeros(10_000, np.uint8))
+    load_arrays("mnist", root, "test")
+    with pytest.raises(DataError, match=r"size of Fashion-MNIST's but other images .* say mnist"):
+        load_arrays("fashion-mnist", root, "test")
+
+
+def test_fashion_mnist_is_not_taken_for_mnist(tmp_path, caplog, capsys):
+    with pytest.raises(DataError, match=r"test split are Fashion-MNIST's, .* --set dataset=fashion-mnist"):
+        load_arrays("mnist", SAMPLE, "test")
+    images, labels = load_arrays("fashion-mnist", SAMPLE, "test")
+    assert not caplog.records, "a part of the published set is known"
+    part = write_idx(tmp_path / "part", images[:50, 0], labels[:50].astype(np.uint8), "train")
+    with pytest.raises(DataError, match="train split are Fashion-MNIST's"):
+        load_arrays("mnist", part, "train")
+    command = ["train", "lrunet1_fmnist", "--data", str(part), "--output", str(tmp_path / "run"), "--device", "cpu"]
+    assert main([*command, "--set", "dataset=mnist", "--set", "epochs=1"]) == 1
+    assert "are Fashion-MNIST's, not MNIST's" in capsys.readouterr().err
+    assert main([*command, "--set", "epochs=1"]) == 0
+    assert json.loads((tmp_path / "run" / "recipe.json").read_text())["dataset"] == "fashion-mnist"
+    assert main(["validate", "lrunet1_100.zoo_fmnist", "--dataset", "mnist", "--data", str(SAMPLE)]) == 1
+    assert "--dataset fashion-mnist; results then carry that name" in capsys.readouterr().err
+
+
+def test_without_mnist_the_stand_in_is_named(tmp_path):
+    with pytest.raises(DataError, match=r"No mnist train split .*MNIST/raw/.*--set dataset=fashion-mnist"):
+        load_arrays("mnist", tmp_path, "train")
+
+
+def test_the_whole_fashion_mnist_is_known(fashion_mnist, caplog):
+    for split in ("train", "test"):
+        load_arrays("fashion-mnist", fashion_mnist, split)
+        with pytest.raises(DataError, match="are Fashion-MNIST's, not MNIST's"):
+            load_arrays("mnist", fashion_mnist, split)
+    assert not caplog.records
 
 
 @pytest.mark.parametrize(

@@ -1,21 +1,30 @@
 """Language models: text folders, perplexity, and training that learns, resumes to the bit and collapses."""
 
+import hashlib
 import json
 import math
+import os
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
+from tqdm import tqdm
 
 import zoo
 from conftest import data_folder
-from zoo.cli import language as commands
+from zoo.cli import main
 from zoo.data.text import EOS, PADDING, TEXT_DATASETS, as_columns, get_text_dataset, load_split, load_text
 from zoo.evaluation.perplexity import perplexity
-from zoo.training import language
+from zoo.training import checkpoint as checkpoints
+from zoo.training import language, language_run
 from zoo.training.language import LanguageRecipe, load_language_recipe, load_run, train_language
-from zoo.training.recipe import RECIPES
+from zoo.training.recipe import recipe_names
 
 LINE = "the cat sat on a mat and\nthen it ran to its small house .\n"  # every word but <eos> says which one follows
 
@@ -39,12 +48,7 @@ def recipe(**changes) -> LanguageRecipe:
 
 
 def run_command(*words) -> None:
-    import argparse
-
-    parser = argparse.ArgumentParser()
-    commands.add_commands(parser.add_subparsers(required=True))
-    options = parser.parse_args([str(word) for word in words])
-    options.run(options)
+    assert main([str(word) for word in words]) == 0
 
 
 # Text folders
@@ -185,48 +189,104 @@ def test_a_symmetric_model_learns_a_periodic_text(data, tmp_path, changes):
     assert lines[-1]["loss"] < 0.2 * lines[0]["loss"]
 
 
-def same_state(one: nn.Module, other: nn.Module) -> bool:
-    other = other.state_dict()
-    return all(torch.equal(tensor, other[key]) for key, tensor in one.state_dict().items())
-
-
 def checkpoint(run) -> dict:
+    """A run's checkpoint without the times in it, and without generators that nothing here draws from."""
     state = torch.load(run / "checkpoint.pt", weights_only=True)
-    for line in state["log"]:
+    state["random"] = state["random"]["torch"]
+    state["position"].pop("seconds")
+    for line in state["position"]["log"]:
         line.pop("seconds")
     return state
 
 
-def test_resume_is_exact(data, tmp_path, monkeypatch):
-    settings = recipe(dropout=0.5, epochs=4)
+def same(one, other) -> bool:
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(same(*pair) for pair in zip(one, other, strict=True))
+    return one == other
+
+
+@pytest.mark.parametrize("changes", [{}, {"cell": "gru", "sched": "cosine"}])
+def test_a_run_in_parts_equals_a_whole_one(data, tmp_path, monkeypatch, changes):
+    settings = recipe(dropout=0.5, epochs=4, **changes)
     whole = train_language(settings, data, tmp_path / "whole", device="cpu")
+    clock, real = [0.0], nn.utils.clip_grad_norm_
 
-    class Stopped(Exception):
-        pass
-
-    real = nn.utils.clip_grad_norm_
-    left = [60]  # steps; an epoch has 29
-
-    def stop_in_third_epoch(*args, **kwargs):
-        left[0] -= 1
-        if left[0] < -5:
-            raise Stopped
+    def tick(*args, **kwargs):
+        clock[0] += 1
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(language.nn.utils, "clip_grad_norm_", stop_in_third_epoch)
-    with pytest.raises(Stopped):
-        train_language(settings, data, tmp_path / "parts", device="cpu")
-    monkeypatch.setattr(language.nn.utils, "clip_grad_norm_", real)
-    assert len(checkpoint(tmp_path / "parts")["log"]) == 2
+    monkeypatch.setattr(language_run.nn.utils, "clip_grad_norm_", tick)
+    monkeypatch.setattr(language.time, "monotonic", lambda: clock[0])
+    stops = []
+    for budget in (5, 9, 60):  # steps; an epoch has 29
+        train_language(settings, data, tmp_path / "parts", resume=True, device="cpu", budget=budget)
+        state = checkpoint(tmp_path / "parts")
+        stops.append((state["epoch"], state["step"]))
+        assert len(state["position"]["log"]) == state["epoch"]
+        assert len(state["position"]["hidden"]) == (1 if changes else 2)
+        torch.rand(7)  # whatever else the process draws
+    assert stops == [(0, 6), (0, 16), (2, 19)]
     with pytest.raises(zoo.ZooError, match="--resume"):
         train_language(settings, data, tmp_path / "parts", device="cpu")
-    torch.rand(7)  # whatever else the process draws
     parts = train_language(settings, data, tmp_path / "parts", resume=True, device="cpu")
-    assert same_state(whole, parts)
-    one, other = checkpoint(tmp_path / "whole"), checkpoint(tmp_path / "parts")
-    assert all(torch.equal(tensor, other["model"][key]) for key, tensor in one["model"].items())
-    assert (one["log"], one["optimizer"], one["about"]) == (other["log"], other["optimizer"], other["about"])
+    assert same(whole.state_dict(), parts.state_dict())
+    assert same(checkpoint(tmp_path / "whole"), checkpoint(tmp_path / "parts"))
     assert len((tmp_path / "parts" / "log.jsonl").read_text().splitlines()) == 4
+
+
+def test_a_budget_that_ends_in_the_first_epoch_returns_the_model_as_it_is(data, tmp_path):
+    settings = recipe(dropout=0.0)
+    model = train_language(settings, data, tmp_path / "run", device="cpu", budget=1e-9)
+    state = checkpoint(tmp_path / "run")
+    assert (state["epoch"], state["step"]) == (0, 1)
+    assert same(model.state_dict(), state["model"])
+    assert not model.training
+    with pytest.raises(zoo.ZooError, match=r"no model\.safetensors: .*one epoch or more"):
+        load_run(tmp_path / "run")
+
+
+@pytest.fixture
+def one_thread():
+    """The same number of threads in this process as in others."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_kill_in_the_middle_of_an_epoch_changes_nothing(data, tmp_path, one_thread):
+    (data / "train.txt").write_text(LINE * 600)
+
+    def command(folder, *words):
+        sizes = {"embedding_size": 12, "hidden_size": 12, "steps": 9, "columns": 4, "epochs": 1, "checkpoint_every": 20}
+        settings = [word for key, value in sizes.items() for word in ("--set", f"{key}={value}")]
+        places = ["--data", str(data), "--output", str(tmp_path / folder), "--device", "cpu"]
+        return ["train", "symm_lstm_hh_wikitext2", *places, *settings, *words]
+
+    python, environment = [sys.executable, "-m", "zoo"], {**os.environ, "OMP_NUM_THREADS": "1"}
+    file = tmp_path / "killed" / "checkpoint.pt"
+    process = subprocess.Popen([*python, *command("killed")], env=environment, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 300
+    while not file.exists():
+        assert process.poll() is None, "it ended without a checkpoint"
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    state = checkpoints.load(file)
+    assert (state["epoch"], 0 < state["step"] < 284) == (0, True), "killed in the only epoch, of 284 steps"
+    (tmp_path / "killed" / ".checkpoint.pt.999999999.part").write_bytes(b"half")  # as if it was killed while writing
+    quiet = {"stderr": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}
+    subprocess.run([*python, *command("killed", "--resume")], env=environment, check=True, **quiet)
+    run_command(*command("whole"))
+    assert same(checkpoint(tmp_path / "killed"), checkpoint(tmp_path / "whole"))
+    killed, whole = ((tmp_path / folder / "model.safetensors").read_bytes() for folder in ("killed", "whole"))
+    assert killed == whole
+    assert not list((tmp_path / "killed").glob(".*.part"))
 
 
 def test_another_run_is_not_resumed(data, tmp_path, monkeypatch):
@@ -235,28 +295,41 @@ def test_another_run_is_not_resumed(data, tmp_path, monkeypatch):
     def resume(**changes):
         train_language(recipe(epochs=1, **changes), data, tmp_path / "run", resume=True, device="cpu")
 
-    resume()
-    with pytest.raises(zoo.ZooError, match=r"lr was 5\.0, is 1\.0; clip was 0\.25, is 1\.0"):
+    resume(checkpoint_every=3)  # changes nothing but how safe it is
+    with pytest.raises(zoo.ZooError, match=r"another recipe \(clip 0\.25, here 1\.0, lr 5\.0, here 1\.0\)"):
         resume(lr=1.0, clip=1.0)
     with monkeypatch.context() as patch:
-        patch.setattr(language, "__version__", "99")
-        with pytest.raises(zoo.ZooError, match=r"zoo version was '.*', is '99'"):
+        patch.setattr(checkpoints, "__version__", "99")
+        with pytest.raises(zoo.ZooError, match=r"other versions \(zoo '.*', here '99'\)"):
             resume()
     with monkeypatch.context() as patch:
-        patch.setattr(language, "_CODE", (*language._CODE, "errors.py"))
-        with pytest.raises(zoo.ZooError, match=r"code of errors\.py was None"):
+        patch.setattr(language, "CODE", (*language.CODE, "errors.py"))
+        with pytest.raises(zoo.ZooError, match=r"other code \(errors\.py\)"):
             resume()
     (data / "train.txt").write_text(LINE * 59)
-    with pytest.raises(zoo.ZooError, match="the text in --data is another one"):
+    with pytest.raises(zoo.ZooError, match="a run on other data"):
         resume()
     (tmp_path / "run" / "checkpoint.pt").write_bytes(b"PK half")
-    with pytest.raises(zoo.ZooError, match="is damaged"):
+    with pytest.raises(zoo.ZooError, match=r"checkpoint\.pt: not a checkpoint"):
         resume()
+
+
+def test_a_run_of_images_is_not_resumed_as_a_language_model(data, tmp_path):
+    torch.save({"model": {}, "epoch": 1, "step": 0}, tmp_path / "checkpoint.pt")
+    with pytest.raises(zoo.ZooError, match="older version"):
+        train_language(recipe(), data, tmp_path, resume=True, device="cpu")
+
+
+def test_several_processes_are_refused(data, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(zoo.ZooError, match="without torchrun"):
+        train_language(recipe(), data, tmp_path / "run", device="cpu")
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_rate_falls_and_the_best_model_is_kept(data, tmp_path, monkeypatch):
     losses, states = iter([3.0, 2.0, 2.0, 1.5, 1.6]), []
-    real = language.perplexity
+    real = language_run.perplexity
 
     def scripted(model, *args, **kwargs):
         states.append({key: tensor.clone() for key, tensor in model.state_dict().items()})
@@ -264,9 +337,9 @@ def test_the_rate_falls_and_the_best_model_is_kept(data, tmp_path, monkeypatch):
         loss = next(losses)
         return type(result)(math.exp(loss), loss, result.n, result.words_per_second)
 
-    monkeypatch.setattr(language, "perplexity", scripted)
+    monkeypatch.setattr(language_run, "perplexity", scripted)
     best = train_language(recipe(epochs=5, lr=8.0), data, tmp_path / "run", device="cpu")
-    log = checkpoint(tmp_path / "run")["log"]
+    log = checkpoint(tmp_path / "run")["position"]["log"]
     assert [line["lr"] for line in log] == [8.0, 8.0, 8.0, 2.0, 2.0]
     assert [line["best"] for line in log] == [True, True, False, True, False]
     assert checkpoint(tmp_path / "run")["optimizer"]["param_groups"][0]["lr"] == 0.5
@@ -279,8 +352,9 @@ def test_a_step_is_clipped_plain_gradient_descent(data):
     settings = recipe(dropout=0.0, steps=10_000, clip=1e-3, lr=2.0)
     model = settings.build(len(text.words))
     before = nn.utils.parameters_to_vector(model.parameters()).detach().clone()
-    optimizer = torch.optim.SGD(model.parameters(), lr=settings.lr)
-    language._epoch(model, optimizer, settings, text.splits["train"], text.words.index(EOS), 0)
+    pieces = [as_columns(text.splits["train"], settings.columns, text.words.index(EOS))]
+    run = language_run.Run(settings, model, pieces, Path("unused"), {})
+    assert run.train_epoch(math.inf, tqdm(disable=True))
     step = nn.utils.parameters_to_vector(model.parameters()) - before
     assert step.norm().item() == pytest.approx(2.0 * 1e-3, rel=1e-3)
 
@@ -297,43 +371,96 @@ def test_a_loss_that_is_not_finite_stops_with_the_last_good_checkpoint(data, tmp
         if len(steps) == 40:  # in the second epoch
             parameters[0].grad.fill_(math.nan)
 
-    monkeypatch.setattr(language.nn.utils, "clip_grad_norm_", spoil)
-    with pytest.raises(zoo.ZooError, match=r"loss is nan at epoch 2, step 1[23]"):
+    monkeypatch.setattr(language_run.nn.utils, "clip_grad_norm_", spoil)
+    with pytest.raises(zoo.ZooError, match=r"loss is nan at epoch 2, step 1[23].*last good checkpoint, .* is kept"):
         train_language(recipe(), data, tmp_path / "run", device="cpu")
     state = checkpoint(tmp_path / "run")
-    assert len(state["log"]) == 1
+    assert (state["epoch"], state["step"]) == (1, 0)
     assert all(tensor.isfinite().all() for tensor in state["model"].values())
 
 
-def test_a_full_disk_keeps_the_last_good_checkpoint(data, tmp_path, monkeypatch):
-    real, calls = language.write_atomically, []
+@pytest.mark.parametrize("full", ["checkpoint.pt", "model.safetensors", "log.jsonl", "curve.png"])
+def test_a_full_disk_keeps_the_last_good_checkpoint(data, tmp_path, monkeypatch, full):
+    if full == "curve.png":
+        pytest.importorskip("matplotlib")
+    whole = train_language(recipe(), data, tmp_path / "whole", device="cpu")
+    real, calls = checkpoints.write_atomically, []
 
-    def full(content, path):
+    def fails(content, path):
         calls.append(path.name)
-        if calls.count("checkpoint.pt") == 2:
+        if path.name == full and calls.count(full) == (1 if full == "curve.png" else 2):
             raise OSError(28, "No space left on device")
         real(content, path)
 
-    monkeypatch.setattr(language, "write_atomically", full)
-    with pytest.raises(zoo.ZooError, match=r"No space left on device.*--resume"):
+    monkeypatch.setattr(checkpoints, "write_atomically", fails)
+    with pytest.raises(
+        zoo.ZooError, match=rf"{full}: .*No space left on device.*is kept.*--resume|there is no checkpoint"
+    ):
         train_language(recipe(), data, tmp_path / "run", device="cpu")
-    assert len(checkpoint(tmp_path / "run")["log"]) == 1
-    monkeypatch.setattr(language, "write_atomically", real)
+    monkeypatch.setattr(checkpoints, "write_atomically", real)
+    if full != "log.jsonl":
+        assert checkpoint(tmp_path / "run")["epoch"] == (3 if full == "curve.png" else 1)
     parts = train_language(recipe(), data, tmp_path / "run", resume=True, device="cpu")
-    assert same_state(parts, train_language(recipe(), data, tmp_path / "whole", device="cpu"))
+    assert same(whole.state_dict(), parts.state_dict())
+
+
+def test_the_curve_is_drawn(data, tmp_path):
+    pytest.importorskip("matplotlib")
+    train_language(recipe(), data, tmp_path / "run", device="cpu", budget=1e-9)
+    assert not (tmp_path / "run" / "curve.png").exists(), "no epoch, no curve"
+    train_language(recipe(), data, tmp_path / "run", resume=True, device="cpu")
+    content = (tmp_path / "run" / "curve.png").read_bytes()
+    assert content.startswith(b"\x89PNG")
+    language.plot_curve([{"epoch": 1, "loss": 5000.0, "valid_perplexity": 1e40, "lr": 1.0}], tmp_path / "x.png", "huge")
+    assert (tmp_path / "x.png").read_bytes() != content
+
+
+def test_the_best_model_collapses_to_the_same_perplexity(data, tmp_path):
+    model = train_language(recipe(symm_ih="1010", epochs=6, lr=10.0), data, tmp_path / "run", device="cpu")
+    plain = zoo.reparameterize(model)
+    assert type(plain.rnn) is nn.LSTM
+    text = load_text(data)
+    one, other = (perplexity(m.double(), text.splits["test"], text.words.index(EOS)) for m in (model, plain))
+    assert one.perplexity < 0.7 * len(text.words), "it has learned something"
+    assert other.perplexity == pytest.approx(one.perplexity, rel=1e-6)
+    layer = plain.rnn.weight_hh_l0.detach()
+    for gate in layer.chunk(4):
+        assert torch.equal(gate, gate.T), "the collapsed gates are symmetric"
+
+
+def test_a_damaged_run_is_one_clear_sentence(data, tmp_path):
+    train_language(recipe(epochs=1), data, tmp_path / "run", device="cpu")
+    run = tmp_path / "run"
+    good = {name: (run / name).read_bytes() for name in ("recipe.json", "model.safetensors", "vocabulary.txt")}
+    for name, content, message in (
+        ("model.safetensors", good["model.safetensors"][:-9], "is damaged"),
+        ("recipe.json", b"{", "is damaged"),
+        ("recipe.json", b"[]", "not the run of a language model"),
+        ("recipe.json", good["recipe.json"].replace(b"epochs", b"epoch"), "did you mean epochs"),
+        ("vocabulary.txt", b"caf\xe9\n", "is damaged"),
+        ("vocabulary.txt", b"one\n", "not of the network"),
+    ):
+        (run / name).write_bytes(content)
+        with pytest.raises(zoo.ZooError, match=message):
+            load_run(run)
+        (run / name).write_bytes(good[name])
+    load_run(run)
 
 
 # Recipes and commands
 
 
-def test_every_language_recipe_is_the_papers_setting_and_fits_its_counts():
+def test_every_language_recipe_fits_its_counts_and_the_papers_setting():
     counts = {}
-    for path in RECIPES.glob("*wikitext2.yaml"):
-        loaded = load_language_recipe(path.stem)
+    for name in recipe_names("language"):
+        loaded = load_language_recipe(name)
         with torch.device("meta"):
             model = loaded.build(TEXT_DATASETS[loaded.dataset].vocabulary)
-        counts[path.stem] = sum(p.numel() for p in model.rnn.parameters())
-        free = {"tied", "symm_hh", "symm_ih"}
+        counts[name] = sum(p.numel() for p in model.rnn.parameters())
+        assert name.endswith(loaded.dataset.replace("-", "")), "the name says the data set"
+        if "small" in name:
+            continue
+        free = {"tied", "symm_hh", "symm_ih", "dataset"} | ({"cell", "lr"} if "gru" in name else set())
         defaults = asdict(LanguageRecipe())
         assert {k: v for k, v in asdict(loaded).items() if k not in free} == {
             k: v for k, v in defaults.items() if k not in free
@@ -343,7 +470,23 @@ def test_every_language_recipe_is_the_papers_setting_and_fits_its_counts():
         "symm_lstm_wikitext2": 5_083_000,
         "symm_lstm_hh_wikitext2": 5_083_000,
         "symm_lstm_both_wikitext2": 3_395_600,
+        "lstm_ptb": 6_770_400,
+        "symm_lstm_hh_ptb": 5_083_000,
+        "symm_lstm_both_ptb": 3_395_600,
+        "gru_wikitext2": 5_077_800,
+        "symm_gru_hh_wikitext2": 3_812_250,
+        "lstm_small_wikitext2": 264_192,
+        "symm_lstm_hh_small_wikitext2": 199_168,
     }
+    small = [load_language_recipe(f"{name}lstm{side}_small_wikitext2") for name, side in (("", ""), ("symm_", "_hh"))]
+    assert {k for k, v in asdict(small[0]).items() if v != asdict(small[1])[k]} == {"symm_hh"}, "twins but for symmetry"
+
+
+@pytest.mark.parametrize("name", recipe_names("language"))
+def test_every_language_recipe_starts(data, tmp_path, name):
+    small = {"embedding_size": 8, "hidden_size": 8, "epochs": 1, "steps": 9, "columns": 4}
+    train_language(load_language_recipe(name, small), data, tmp_path / "run", device="cpu", budget=1e-9)
+    assert checkpoint(tmp_path / "run")["step"] == 1
 
 
 @pytest.mark.parametrize(
@@ -358,7 +501,9 @@ def test_every_language_recipe_is_the_papers_setting_and_fits_its_counts():
         ("symm_lstm_wikitext2", {"symm_hh": 1111}, "Quote it"),
         ("symm_lstm_wikitext2", {"columns": 0}, "columns must be above 0"),
         ("symm_lstm_wikitext2", {"dropout": 1.0}, "dropout must be in"),
-        ("lrunet1_fmnist", {}, "use.*zoo train|with zoo train"),
+        ("symm_lstm_wikitext2", {"sched": "step"}, "plateau, cosine"),
+        ("symm_lstm_wikitext2", {"checkpoint_every": -1}, "checkpoint_every must be 0 or above"),
+        ("lrunet1_fmnist", {}, "not the recipe of a language model"),
     ],
 )
 def test_mistakes_in_recipes_are_one_clear_sentence(name, overrides, hint):
@@ -372,26 +517,54 @@ def test_numbers_may_be_written_in_any_way():
     assert isinstance(loaded.clip, float)
 
 
-def test_the_commands(data, tmp_path, capsys):
+def test_the_commands(data, tmp_path, capsys, caplog):
     sizes = {"embedding_size": 12, "hidden_size": 12, "epochs": 2, "steps": 9, "columns": 4, "lr": 5}
     settings = [word for key, value in sizes.items() for word in ("--set", f"{key}={value}")]
-    common = ("--data", data, "--device", "cpu")
-    run_command("train-language", "symm_lstm_wikitext2", *common, "--output", tmp_path / "run", *settings)
-    run_command("train-language", "symm_lstm_wikitext2", *common, "--output", tmp_path / "run", *settings, "--resume")
-    model, words, loaded = load_run(tmp_path / "run")
+    common, run = ("--data", data, "--device", "cpu"), tmp_path / "run"
+    run_command("train", "symm_lstm_wikitext2", *common, "--output", run, *settings)
+    assert "The train split has 1,020 words, that of WikiText-2 has 2,088,628" in caplog.text
+    run_command("train", "symm_lstm_wikitext2", *common, "--output", run, *settings, "--resume")
+    model, words, loaded = load_run(run)
     assert (words, loaded.epochs, model.rnn.hidden_size) == (load_text(data).words, 2, 12)
     capsys.readouterr()
     measured = []
     for flags in ((), ("--collapse",)):
-        run_command("perplexity", tmp_path / "run", *common, "--split", "valid", "--json", *flags)
+        run_command("perplexity", run, *common, "--split", "valid", "--json", *flags)
         measured.append(json.loads(capsys.readouterr().out))
-    best = min(line["valid_perplexity"] for line in checkpoint(tmp_path / "run")["log"])
+    best = min(line["valid_perplexity"] for line in checkpoint(run)["position"]["log"])
     assert measured[0]["perplexity"] == pytest.approx(best, rel=1e-3)
     assert measured[1]["perplexity"] == pytest.approx(measured[0]["perplexity"], rel=1e-5)
-    run_command("perplexity", tmp_path / "run", *common)
-    assert "perplexity" in capsys.readouterr().out
-    with pytest.raises(zoo.ZooError, match=r"has no recipe\.json"):
-        run_command("perplexity", tmp_path, *common)
+
+    run_command("perplexity", run, *common)
+    results = tmp_path / "figures.json"
+    names = (run, run / "model.safetensors")
+    run_command("validate", *names, "--dataset", "wikitext-2", *common, "--results", results)
+    first, second, third = (line for line in capsys.readouterr().out.splitlines() if "part of wikitext-2" in line)
+    rows = json.loads(results.read_text())
+    assert [row["name"] for row in rows] == [str(name) for name in names]
+    assert {(row["split"], row["n"], row["whole"], row["columns"]) for row in rows} == {("test", 153, False, 10)}
+    assert rows[0]["perplexity"] == rows[1]["perplexity"]
+    assert all(f"{rows[0]['perplexity']:.2f}" in line for line in (first, second, third))
+    assert rows[0]["sha256"] == hashlib.sha256(names[1].read_bytes()).hexdigest()
+
+
+def test_mistakes_in_the_commands(data, tmp_path, capsys):
+    train_language(recipe(epochs=1), data, tmp_path / "run", device="cpu")
+    words = write_text(tmp_path / "other", "an other text\n", "an\n", "other\n")
+    capsys.readouterr()
+    for command, message in (
+        (("perplexity", tmp_path, "--data", data), "has no recipe.json"),
+        (("validate", tmp_path, "--dataset", "wikitext-2", "--data", data), "has no recipe.json"),
+        (("validate", tmp_path / "run", "--dataset", "ptb", "--data", data), "with --dataset wikitext-2, not ptb"),
+        (("validate", tmp_path / "run", "--dataset", "wikitext-2", "--data", words), "not in the vocabulary"),
+        (("validate", tmp_path / "run", "--dataset", "wikitext-2", "--data", tmp_path / "no"), "No such folder"),
+        (("validate", tmp_path / "run", "--dataset", "wikitext-2", "--data", data, "--results", "x.csv"), "as .json"),
+        (("validate", tmp_path / "run", "--dataset", "wikitext-2", "--data", data, "--batch-size", 0), "at least one"),
+    ):
+        assert main([str(word) for word in command]) == 1
+        error = capsys.readouterr().err
+        assert message in error
+        assert error.count("\n") == 1, "one line"
 
 
 # Real text

@@ -18,12 +18,11 @@ import zoo
 from zoo.cli.demo import SAMPLE
 from zoo.training import checkpoint, loop
 from zoo.training.augment import augment, cut_out
-from zoo.training.data import Images, load_split
+from zoo.training.data import load_split
 from zoo.training.learner import Learner, build_network
 from zoo.training.processes import Processes
-from zoo.training.recipe import RECIPES, Recipe, load_recipe, task_of
+from zoo.training.recipe import Recipe, load_recipe
 from zoo.training.schedule import make_optimizer, make_schedule
-from zoo.weights.manifest import weights
 
 
 @pytest.fixture
@@ -265,47 +264,7 @@ def test_rotation_turns_about_the_centre_both_ways():
     assert set(turned.unique().tolist()) == {0, 100}, "nearest neighbour"
 
 
-def test_recipes_ship_with_the_weights_they_made():
-    for name, entry in weights().items():
-        if entry["recipe"]:
-            loaded = load_recipe(entry["recipe"])
-            assert loaded.weight == name
-            assert loaded.held_out == 0
-            run = json.loads((zoo.weights.paths.shipped_hub() / name / "recipe.json").read_text())
-            values = loaded.to_dict()
-            assert run == {key: values[key] for key in run}, "the recipe is that of the run"
-            defaults = Recipe(loaded.weight, loaded.dataset).to_dict()
-            assert all(values[key] == defaults[key] for key in values.keys() - run.keys()), "as before the key existed"
-
-
-IMAGE_RECIPES = sorted(path.stem for path in RECIPES.glob("*.yaml") if not task_of(path))
 ALONE = Processes(torch.device("cpu"))
-
-
-@pytest.mark.parametrize("name", IMAGE_RECIPES)
-def test_every_recipe_takes_two_steps(name):
-    r = load_recipe(name)
-    info = zoo.data.get_dataset(r.dataset)
-    assert r.weight.endswith(f"_{info.suffix}")
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randint(256, (4, *info.input_size), generator=generator, dtype=torch.uint8)
-    split = Images(images, torch.arange(4), *r.normalisation())
-    learner = Learner(r, 2, ALONE, build_network(r, ALONE.device))
-    spared = learner.model.no_weight_decay() if name.startswith("swrn") else set()
-    decay = {id(p): group["weight_decay"] for group in learner.optimizer.param_groups for p in group["params"]}
-    if r.decay_all:
-        for key, parameter in learner.model.named_parameters():
-            assert decay[id(parameter)] == (0 if key in spared else r.weight_decay), key
-    assert bool(spared) == name.startswith("swrn")
-    before = {key: tensor.clone() for key, tensor in learner.model.named_parameters()}
-    for step, (x, y) in enumerate(split.batches(torch.arange(4), 2, generator, **r.augment)):
-        loss = learner.step(
-            x[:, :, :17, :17] if "lrunet" in name else x[:, :, ::4, ::4], y, 0, step
-        )  # the large ones are slow
-        assert torch.isfinite(loss)
-    moved = [key for key, tensor in learner.model.named_parameters() if not torch.equal(tensor, before[key])]
-    assert bool(moved) == (learner.lr > 0)  # pruning begins with a rate of zero
-    learner.end_epoch(0)
 
 
 def rates(r: Recipe, updates: int = 10) -> list[float]:

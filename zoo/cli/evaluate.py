@@ -5,12 +5,14 @@ import json
 import sys
 
 from ..data.catalog import DATASETS, get_dataset
+from ..data.text import TEXT_DATASETS
 from ..errors import ZooError
 from ..evaluation.predict import class_names, predict
 from ..evaluation.results import table, write_results
 from ..evaluation.validate import validate
 from ..registry import check_name, create_model
 from ..weights.manifest import facts, full_name
+from .language import validate_runs
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
@@ -21,8 +23,8 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--top", type=int, default=3, help="classes per image (3)")
     parser.add_argument("--json", action="store_true", help="a list of objects on standard output")
     parser.set_defaults(run=_predict)
-    parser = commands.add_parser("validate", help="measure accuracy on a data set")
-    parser.add_argument("--dataset", choices=list(DATASETS), required=True)
+    parser = commands.add_parser("validate", help="measure accuracy on images, or perplexity on a text")
+    parser.add_argument("--dataset", choices=[*DATASETS, *TEXT_DATASETS], required=True)
     _add_validate_arguments(parser)
     parser.set_defaults(run=_validate)
 
@@ -50,18 +52,23 @@ def validate_script(description: str, *datasets: str) -> int:
 
 
 def _add_validate_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", nargs="+", help="arch.tag, or an architecture for its first weight")
+    parser.add_argument(
+        "name", nargs="+", help="arch.tag, or an architecture for its first weight; for a text the folder of a run"
+    )
     parser.add_argument("--data", required=True, metavar="DIR", help="folder of the data set")
-    parser.add_argument("--batch-size", type=int, default=256)
+    parser.add_argument("--batch-size", type=int, help="images per step (256); columns of a text (its recipe's)")
     parser.add_argument("--device", default="", help="cpu, cuda, ... (the GPU if there is one)")
     parser.add_argument("--results", metavar="FILE", help="also write the figures to FILE.json or FILE.csv")
 
 
 def _validate(options: argparse.Namespace) -> None:
+    if options.batch_size is not None and options.batch_size < 1:
+        raise ZooError(f"--batch-size {options.batch_size}: at least one image or column per batch is needed.")
+    if options.dataset in TEXT_DATASETS:
+        validate_runs(options)
+        return
     if options.results and not options.results.endswith((".json", ".csv")):
         raise ZooError(f"{options.results}: results are written as .json or .csv; give the file one of these endings.")
-    if options.batch_size < 1:
-        raise ZooError(f"--batch-size {options.batch_size}: at least one image per batch is needed.")
     results = []
     for name in options.name:
         name = full_name(check_name(name))
@@ -73,7 +80,7 @@ def _validate(options: argparse.Namespace) -> None:
                 options.data,
                 name=name,
                 sha256=facts(name)["sha256"],
-                batch_size=options.batch_size,
+                batch_size=options.batch_size or 256,
                 device=options.device,
             )
         )

@@ -49,6 +49,7 @@ class Dataset:
 DATASETS = {
     d.name: d
     for d in (
+        Dataset("mnist", "mnist", 10, (1, 28, 28), (0.1307,), (0.3081,), tuple("0123456789"), "CC BY-SA 3.0"),
         Dataset("fashion-mnist", "fmnist", 10, (1, 28, 28), (0.2860,), (0.3530,), _FASHION, "MIT"),
         Dataset(
             "cifar10",
@@ -89,7 +90,7 @@ def get_dataset(name: str) -> Dataset:
     """Look a data set up by its name or tag suffix.
 
     Args:
-        name: ``fashion-mnist``, ``cifar10``, ``cifar100``, ``imagenet`` or ``fmnist``, ``c10``, ``c100``, ``in1k``.
+        name: One of :data:`DATASETS`, or its suffix: ``mnist``, ``fmnist``, ``c10``, ``c100``, ``in1k``.
 
     Raises:
         UnknownNameError: If there is no such data set.

@@ -5,6 +5,9 @@ A folder holds one file per split, ``train.txt``, ``valid.txt`` and ``test.txt``
 one as well, ends with one ``<eos>``.
 """
 
+import hashlib
+import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +20,7 @@ EOS = "<eos>"
 SPLITS = ("train", "valid", "test")
 PADDING = -100  # what torch's cross entropy ignores
 _NAMES = ("{}.txt", "ptb.{}.txt", "wiki.{}.tokens")
+_LOGGER = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,20 @@ class TextDataset:
     vocabulary: int
     tokens: tuple[int, int, int]
     licence: str
+
+    def check_size(self, splits: Mapping[str, Tensor]) -> bool:
+        """Whether these splits have the known number of words; if not, a warning says so.
+
+        Args:
+            splits: Word numbers by ``train``, ``valid`` or ``test``.
+        """
+        same = True
+        for split, known in zip(SPLITS, self.tokens, strict=True):
+            if split in splits and len(splits[split]) != known:
+                same = False
+                found = f"{len(splits[split]):,} words, that of {self.title} has {known:,}"
+                _LOGGER.warning(f"The {split} split has {found}: figures do not compare with published ones.")
+        return same
 
 
 TEXT_DATASETS = {
@@ -79,6 +97,13 @@ class Text:
 
     words: tuple[str, ...]
     splits: dict[str, Tensor]
+
+    def sha256(self, *names: str) -> str:
+        """Hash of the vocabulary and of some splits' word numbers."""
+        digest = hashlib.sha256("\n".join(self.words).encode())
+        for name in names:
+            digest.update(self.splits[name].numpy().tobytes())
+        return digest.hexdigest()
 
 
 def load_text(folder: str | Path) -> Text:

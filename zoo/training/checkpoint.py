@@ -1,12 +1,15 @@
-"""Checkpoints: everything a run needs to go on bit for bit, and the refusal of what does not belong to it."""
+"""Checkpoints: everything a run needs to go on bit for bit, and the refusal of what does not belong to it.
+
+Image networks and language models share this module; their checkpoints differ in the code that decides a run only.
+"""
 
 import hashlib
 import io
 import os
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import timm
@@ -15,29 +18,54 @@ import torch
 from ..errors import ZooError
 from ..files import write_atomically
 from ..version import __version__
-from .recipe import Recipe
 
-FREE = ("checkpoint_every",)
+FREE = ("checkpoint_every", "workers")
 """Keys of a recipe that may change between the parts of a run, for they do not change its result."""
 
-_PACKAGE = Path(__file__).resolve().parent.parent
-_DECIDING = ("makers/*.py", "layers/*.py", "models/*.py", "data/*.py", "training/sparsity/*.py") + tuple(
-    f"training/{name}.py" for name in ("augment", "data", "learner", "loop", "processes", "schedule")
+IMAGE_CODE = (
+    "makers/*.py",
+    "layers/*.py",
+    "models/*.py",
+    "data/arrays.py",
+    "data/catalog.py",
+    "data/images.py",
+    "training/sparsity/*.py",
+    *(f"training/{name}.py" for name in ("augment", "data", "folders", "learner", "loop", "processes", "schedule")),
 )
+"""Code that decides what an image network's run computes, as patterns within the package."""
+
+_PACKAGE = Path(__file__).resolve().parent.parent
 
 
-def identity(recipe: Recipe, data_sha256: str, device: torch.device, processes: int) -> dict[str, Any]:
+class AnyRecipe(Protocol):
+    """A recipe of any task."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The recipe as plain values."""
+
+
+def identity(
+    recipe: AnyRecipe,
+    data_sha256: str,
+    device: torch.device,
+    processes: int = 1,
+    code: Sequence[str] = IMAGE_CODE,
+) -> dict[str, Any]:
     """What must be the same for a run to go on: recipe, data, machine kind, versions and code.
 
     Args:
         recipe: The run's recipe.
-        data_sha256: Of the training set's arrays.
+        data_sha256: Of the training set.
         device: Its type decides.
         processes: Their number.
+        code: Files that decide what the run computes, as patterns within the package.
     """
-    files = sorted(path for pattern in _DECIDING for path in _PACKAGE.glob(pattern))
+    plain = recipe.to_dict()
+    if plain.get("start"):  # where that run lies may change while this one goes on
+        plain["start"] = Path(plain["start"]).name
+    files = sorted(path for pattern in code for path in _PACKAGE.glob(pattern))
     return {
-        "recipe": {key: value for key, value in recipe.to_dict().items() if key not in FREE},
+        "recipe": {key: value for key, value in plain.items() if key not in FREE},
         "data": data_sha256,
         "machine": {"device": device.type, "processes": processes},
         "versions": {"zoo": __version__, "torch": str(torch.__version__), "timm": timm.__version__},
@@ -54,12 +82,12 @@ def check_identity(stored: Mapping[str, Any], present: Mapping[str, Any], folder
     advice = "choose another --output, or restore what the run began with"
     if not stored:
         raise ZooError(f"{folder}: its checkpoint is of an older version of the zoo and cannot be resumed; {advice}.")
-    if stored["data"] != present["data"]:
-        raise ZooError(
-            f"{folder} holds a run on other data (sha256 {stored['data'][:12]}, here {present['data'][:12]}); {advice}."
-        )
-    for part in ("recipe", "machine", "versions", "code"):
+    for part in ("recipe", "data", "machine", "versions", "code"):
         old, new = stored[part], present[part]
+        if part == "data":
+            if old != new:
+                raise ZooError(f"{folder} holds a run on other data (sha256 {old[:12]}, here {new[:12]}); {advice}.")
+            continue
         different = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
         if not different:
             continue
@@ -135,7 +163,7 @@ def kept(path: Path) -> str:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Read a checkpoint of this loop, on the CPU; nothing in it is executed.
+    """Read a run's checkpoint, on the CPU; nothing in it is executed.
 
     Raises:
         ZooError: If it is no such file.

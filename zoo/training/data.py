@@ -1,4 +1,4 @@
-"""Splits of a training set, held on the device as uint8 and delivered in normalised, augmented batches."""
+"""Splits of a training set: small ones held on the device as uint8, photographs read as they are needed."""
 
 import hashlib
 from collections.abc import Iterator
@@ -8,8 +8,11 @@ import torch
 from torch import Tensor
 
 from ..data import load_arrays
+from ..data.images import ImageFolder
 from ..errors import ZooError
 from .augment import augment, cut_out
+from .folders import Photographs, folder_digest
+from .processes import Processes
 from .recipe import Recipe
 
 
@@ -21,10 +24,18 @@ class Images:
         labels: (N,), int64.
         mean: Per-channel mean in [0, 1].
         std: Per-channel standard deviation in [0, 1].
+        recipe: Gives batch size and augmentation of :meth:`epoch`, which is not there without it.
     """
 
-    def __init__(self, images: Tensor, labels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]):
-        self.images, self.labels = images, labels
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        recipe: Recipe | None = None,
+    ):
+        self.images, self.labels, self.recipe = images, labels, recipe
         self.mean = torch.tensor(mean, device=images.device).view(-1, 1, 1) * 255
         self.std = torch.tensor(std, device=images.device).view(-1, 1, 1) * 255
 
@@ -59,8 +70,31 @@ class Images:
                 images = cut_out(images, generator, cutout)
             yield images, self.labels[index]
 
+    def epoch(
+        self, number: int, order: Tensor, generator: torch.Generator, first: int, processes: Processes
+    ) -> Iterator[tuple[Tensor, Tensor, int]]:
+        """The global batches of an epoch, augmented.
 
-def load_split(recipe: Recipe, data: str | Path, split: str, device: torch.device) -> Images:
+        Args:
+            number: Not used: the generator is that of the epoch.
+            order: Indices into the split.
+            generator: Randomness of the augmentation.
+            first: Batch to begin with.
+            processes: Not used: every process makes the whole batch, so that mixup pairs the same images.
+
+        Yields:
+            Images (batch, channels, height, width), labels (batch,), and their number.
+        """
+        for images, labels in self.batches(order, self.recipe.batch_size, generator, first, **self.recipe.augment):
+            yield images, labels, len(labels)
+
+    def part(self, processes: Processes, batch_size: int = 500) -> Iterator[tuple[Tensor, Tensor]]:
+        """This process's part of the whole split, not augmented."""
+        own = torch.arange(len(self), device=self.labels.device).tensor_split(processes.world)[processes.rank]
+        return self.batches(own, batch_size) if len(own) else iter(())
+
+
+def load_split(recipe: Recipe, data: str | Path, split: str, device: torch.device) -> Images | Photographs:
     """Read a split for training or for choosing.
 
     Args:
@@ -72,7 +106,7 @@ def load_split(recipe: Recipe, data: str | Path, split: str, device: torch.devic
     return load_splits(recipe, data, device)[0][split]
 
 
-def load_splits(recipe: Recipe, data: str | Path, device: torch.device) -> tuple[dict[str, Images], str]:
+def load_splits(recipe: Recipe, data: str | Path, device: torch.device) -> tuple[dict[str, Images | Photographs], str]:
     """Read both parts of a training set at once.
 
     Args:
@@ -81,25 +115,36 @@ def load_splits(recipe: Recipe, data: str | Path, device: torch.device) -> tuple
         device: Where the images go.
 
     Returns:
-        ``train`` and ``held-out`` (which may be empty), and the sha256 of the whole training set's pixels and labels.
+        ``train`` and ``held-out`` (which may be empty), and a sha256: of the whole training set's pixels and labels, or
+        of photographs' paths, labels and sizes in bytes.
 
     Raises:
+        DataError: If the data set is missing or damaged.
         ZooError: If more images are held out than there are.
     """
+    if recipe.is_folder():  # class folders in ``train`` below it, or in the folder itself; never in ``val``
+        folder = ImageFolder(data, inside=("train",))
+        parts = {name: Photographs(folder, c, recipe, device) for name, c in _chosen(recipe, len(folder)).items()}
+        return parts, folder_digest(folder)
     arrays = load_arrays(recipe.dataset, data, "train")
     digest = hashlib.sha256()
     for array in arrays:
         digest.update(array.tobytes())
     images, labels = (torch.from_numpy(a) for a in arrays)
-    if not 0 <= recipe.held_out < len(labels):
-        raise ZooError(f"held_out={recipe.held_out}: the training set has {len(labels)} images, choose fewer.")
-    if recipe.held_out_from == "last":
-        order = torch.arange(len(labels))
-    else:
-        order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(recipe.seed))
-    cut = len(order) - recipe.held_out
     parts = {
-        name: Images(images[chosen].to(device), labels[chosen].to(device), *recipe.normalisation())
-        for name, chosen in (("train", order[:cut]), ("held-out", order[cut:]))
+        name: Images(images[chosen].to(device), labels[chosen].to(device), *recipe.normalisation(), recipe)
+        for name, chosen in _chosen(recipe, len(labels)).items()
     }
     return parts, digest.hexdigest()
+
+
+def _chosen(recipe: Recipe, count: int) -> dict[str, Tensor]:
+    """Indices of the two parts of a training set of ``count`` images."""
+    if not 0 <= recipe.held_out < count:
+        raise ZooError(f"held_out={recipe.held_out}: the training set has {count} images, choose fewer.")
+    if recipe.held_out_from == "last":
+        order = torch.arange(count)
+    else:
+        order = torch.randperm(count, generator=torch.Generator().manual_seed(recipe.seed))
+    cut = count - recipe.held_out
+    return {"train": order[:cut], "held-out": order[cut:]}

@@ -1,5 +1,7 @@
 """One step of training and everything that it changes."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import timm
@@ -12,6 +14,7 @@ from torch.nn import functional as F
 from ..data import get_dataset
 from ..errors import ZooError
 from ..makers.masked import MaskedWeight
+from . import checkpoint
 from .processes import Processes
 from .recipe import Recipe
 from .schedule import make_optimizer, make_schedule, momentum_restarts
@@ -26,6 +29,8 @@ def build_network(recipe: Recipe, device: torch.device) -> nn.Module:
     """
     info = get_dataset(recipe.dataset)
     sizes = {"num_classes": info.num_classes, "in_chans": info.input_size[0]}
+    if recipe.image_size:  # what evaluation reads off the network
+        sizes["pretrained_cfg_overlay"] = {"input_size": recipe.input_size()}
     model = timm.create_model(recipe.weight.split(".", 1)[0], **{**sizes, **recipe.model_args}).to(device)
     if recipe.method == "pruned":  # its network begins dense, with room for the masks
         for module in model.modules():
@@ -36,6 +41,25 @@ def build_network(recipe: Recipe, device: torch.device) -> nn.Module:
             if tensor.dim() == 4:
                 tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
     return model
+
+
+def load_run(folder: str | Path, best: bool = False) -> nn.Module:
+    """The network of a run, in eval mode, on the CPU.
+
+    Args:
+        folder: Of the run.
+        best: The best epoch's of a run with ``keep: best``, not that of the last checkpoint.
+
+    Raises:
+        ZooError: If there is no such run.
+    """
+    recipe, file = Path(folder) / "recipe.json", Path(folder) / ("best.pt" if best else "checkpoint.pt")
+    for path in (recipe, file):
+        if not path.is_file():
+            raise ZooError(f"{path}: no such file; is {folder} the folder of a run of zoo train?")
+    model = build_network(Recipe(**json.loads(recipe.read_text())), torch.device("cpu"))
+    model.load_state_dict(checkpoint.load(file)["model"])
+    return model.eval()
 
 
 class Learner:
@@ -51,6 +75,7 @@ class Learner:
         model: The network that is trained.
         lr: Learning rate of the last step.
         record: What the sparse method last reported in this epoch.
+        best: With ``keep: best``: ``epoch`` (from 1), ``held_out_top1`` and ``model`` of the best one so far.
     """
 
     def __init__(self, recipe: Recipe, updates: int, processes: Processes, model: nn.Module):
@@ -64,7 +89,7 @@ class Learner:
         if recipe.mixup or recipe.cutmix:
             classes = get_dataset(recipe.dataset).num_classes
             self.mix = Mixup(recipe.mixup, recipe.cutmix, label_smoothing=recipe.label_smoothing, num_classes=classes)
-        self.method = self.record = None
+        self.method = self.record = self.best = None
         if recipe.method:
             from .sparsity import make_method
 
@@ -82,26 +107,28 @@ class Learner:
         """The network a run is for: the averaged one if there is one."""
         return self.ema.module if self.ema else self.model
 
-    def step(self, images: Tensor, labels: Tensor, epoch: int, step: int) -> Tensor:
+    def step(self, images: Tensor, labels: Tensor, epoch: int, step: int, count: int = 0) -> Tensor:
         """Take one step.
 
         Args:
-            images: The global batch, normalised, (batch, channels, height, width).
+            images: The global batch, normalised, (batch, channels, height, width), or this process's part of it.
             labels: (batch,).
             epoch: From 0.
             step: Within the epoch, from 0.
+            count: Images in the global batch; 0 if these are all. Of a part, mixup pairs its own images.
 
         Returns:
             This process's part of the sum of the images' cross entropies, without penalties.
         """
-        recipe, iteration, count = self.recipe, epoch * self.updates + step, len(labels)
+        recipe, iteration, count = self.recipe, epoch * self.updates + step, count or len(labels)
         if step == 0 and momentum_restarts(recipe, epoch):
             self.optimizer.state.clear()
         self.schedule.step_update(iteration)
         targets = labels
-        if self.mix and count % 2 == 0:  # timm pairs images; with soft targets smoothing is in them
+        if self.mix and len(labels) % 2 == 0:  # timm pairs images; with soft targets smoothing is in them
             images, targets = self.mix(images, labels)
-        images, targets = self.processes.slice(images), self.processes.slice(targets)
+        if len(labels) == count:
+            images, targets = self.processes.slice(images), self.processes.slice(targets)
         if recipe.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
         kind = getattr(torch, recipe.amp or "float32")
@@ -134,6 +161,22 @@ class Learner:
         self.record = None
         return {"sparse": record} if record else {}
 
+    def keep_best(self, epoch: int, top1: float) -> bool:
+        """Keep the network if no earlier epoch was as good.
+
+        Args:
+            epoch: From 1.
+            top1: Its held-out accuracy in percent.
+
+        Returns:
+            Whether it was kept.
+        """
+        if self.best and top1 <= self.best["held_out_top1"]:
+            return False
+        model = {key: tensor.detach().to("cpu", copy=True) for key, tensor in self.result.state_dict().items()}
+        self.best = {"epoch": epoch, "step": 0, "held_out_top1": top1, "model": model}
+        return True
+
     def begin_with(self, state: dict[str, Any]) -> None:
         """Take over network and optimizer state of a finished run, as pruning from a dense network does.
 
@@ -164,6 +207,8 @@ class Learner:
         }
         if self.ema:
             state["trained"] = self.model.state_dict()
+        if self.best:
+            state["best"] = self.best
         if self.method:
             state["method"], state["record"] = self.method.state_dict(), self.record
         return state
@@ -174,6 +219,7 @@ class Learner:
         if self.ema:
             self.model.load_state_dict(state["trained"])
         self.optimizer.load_state_dict(state["optimizer"])
+        self.best = state.get("best")
         if state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
         if self.method:

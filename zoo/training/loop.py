@@ -1,4 +1,4 @@
-"""The training loop: images on the device, a checkpoint as often as the recipe says, one log line per epoch."""
+"""The training loop: a checkpoint as often as the recipe says, one log line per epoch."""
 
 import importlib.util
 import json
@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from timm.utils import distribute_bn
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..errors import ZooError
 from . import checkpoint
-from .data import Images, load_splits
+from .data import Images, Photographs, load_splits
 from .learner import Learner, build_network
 from .processes import Processes
 from .recipe import Recipe
@@ -48,6 +49,9 @@ def train(
 ) -> nn.Module:
     """Train a weight; the folder then holds ``checkpoint.pt``, ``log.jsonl``, ``recipe.json`` and ``curve.png``.
 
+    With ``keep: best`` there is also ``best.pt``, the network of the epoch that was best on the held-out images so far
+    (which one stands in the log); ``checkpoint.pt`` is always the last.
+
     ``resume`` goes on from the last checkpoint, on the CPU bit for bit as if nothing had happened. Under torchrun every
     process calls this; each takes its part of the same batches in the same order.
 
@@ -60,7 +64,7 @@ def train(
         budget: Seconds after which to stop with a checkpoint, unfinished; 0 for no limit.
 
     Returns:
-        The network after the last epoch, or where the budget ended, in eval mode.
+        The network after the last epoch (or the best one, by ``keep``), or where the budget ended, in eval mode.
 
     Raises:
         ZooError: If the folder holds a run that is not this one, the loss is no longer finite, or the disk is full.
@@ -96,6 +100,8 @@ def train(
     if processes.first:
         checkpoint.remove_leftovers(output)
         checkpoint.write(json.dumps(recipe.to_dict(), indent=2).encode() + b"\n", output / "recipe.json")
+        if position.log:  # the checkpoint's, if the run ended before it was written
+            _write_log(position.log, output)
         if recipe.method and not file.exists():  # training a final mask from its own initial weights needs them
             checkpoint.save({"model": learner.model.state_dict(), "epoch": 0, "step": 0}, output / "initial.pt")
 
@@ -118,6 +124,11 @@ def train(
             checkpoint.save(state, file)
         processes.wait()
 
+    def save_best() -> None:
+        if processes.first and learner.best:
+            checkpoint.save(learner.best, output / "best.pt")
+
+    save_best()  # the one of the checkpoint, if the run ended before it was written
     done = position.epoch * updates + position.step
     bar = tqdm(total=recipe.epochs * updates, initial=done, desc=output.name, disable=None if processes.first else True)
     with bar:
@@ -130,27 +141,37 @@ def train(
             line |= learner.end_epoch(position.epoch)
             if len(held_out):
                 began = time.monotonic()
-                line["held_out_top1"] = accuracy(learner.result, held_out)
+                line["held_out_top1"] = accuracy(learner.result, held_out, processes)
                 position.seconds += time.monotonic() - began
+            better = recipe.keep == "best" and learner.keep_best(line["epoch"], line["held_out_top1"])
+            if learner.best:
+                line["best_epoch"] = learner.best["epoch"]
             line["seconds"] = round(position.seconds, 1)
             line["step_share"] = round(position.step_seconds / max(position.seconds, 1e-9), 3)
             log = [*position.log, line]
             position.__dict__.update(Position(epoch=position.epoch + 1, log=log).__dict__)
             save(None)
+            if better:
+                save_best()
             if processes.first:
-                text = "".join(json.dumps(line) + "\n" for line in log)
-                checkpoint.write(text.encode(), output / "log.jsonl")
+                _write_log(log, output)
                 tqdm.write(json.dumps(line), file=sys.stderr)
     if processes.first and importlib.util.find_spec("matplotlib"):
         from .stage import plot_curve
 
         plot_curve(output / "log.jsonl", output / "curve.png", recipe.weight)
+    if learner.best:
+        learner.result.load_state_dict(learner.best["model"])
     return learner.result.eval()
+
+
+def _write_log(log: list[dict[str, Any]], output: Path) -> None:
+    checkpoint.write("".join(json.dumps(line) + "\n" for line in log).encode(), output / "log.jsonl")
 
 
 def _epoch(
     learner: Learner,
-    training: Images,
+    training: Images | Photographs,
     position: Position,
     generator: torch.Generator | None,
     left: float,
@@ -172,10 +193,9 @@ def _epoch(
     bad = torch.full((2,), math.inf, device=place)  # the first step whose loss is not finite
     clock = StepClock(place)
     learner.model.train()
-    batches = training.batches(order, recipe.batch_size, generator, first=position.step, **recipe.augment)
-    for images, labels in batches:
+    for images, labels, count in training.epoch(position.epoch, order, generator, position.step, processes):
         with clock:
-            loss = learner.step(images, labels, position.epoch, position.step)
+            loss = learner.step(images, labels, position.epoch, position.step, count)
         total += loss
         first_bad = ~torch.isfinite(loss) & torch.isinf(bad[0])
         bad = torch.where(first_bad, torch.stack([torch.tensor(position.step + 1.0, device=place), loss]), bad)
@@ -243,9 +263,12 @@ class StepClock:
 
 
 @torch.inference_mode()
-def accuracy(model: nn.Module, images: Images, batch_size: int = 500) -> float:
-    """Top-1 accuracy in percent, in float32 and eval mode."""
+def accuracy(model: nn.Module, images: Images | Photographs, processes: Processes) -> float:
+    """Top-1 accuracy in percent of the first process's network, in float32 and eval mode; all take their part."""
     model.eval()
-    order = torch.arange(len(images), device=images.labels.device)
-    right = sum((model(x).argmax(1) == y).sum() for x, y in images.batches(order, batch_size))
-    return round(100 * right.item() / len(images), 4)
+    if processes.world > 1:
+        distribute_bn(model, processes.world, reduce=False)
+    right = torch.zeros((), dtype=torch.long, device=processes.device)
+    for x, y in images.part(processes):
+        right += (model(x).argmax(1) == y).sum()
+    return round(100 * processes.sum(right).item() / len(images), 4)

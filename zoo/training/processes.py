@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from ..layers.attention import GatherConv
+
 
 @dataclass(frozen=True)
 class Processes:
@@ -51,7 +53,9 @@ class Processes:
         """The network with gradients averaged over the processes."""
         if self.world == 1:
             return model
-        return DistributedDataParallel(model, device_ids=[self.device.index] if self.device.type == "cuda" else None)
+        places = [self.device.index] if self.device.type == "cuda" else None
+        unused = any(isinstance(module, GatherConv) for module in model.modules())  # small maps pass these by
+        return DistributedDataParallel(model, device_ids=places, find_unused_parameters=unused)
 
     def slice(self, batch: Tensor) -> Tensor:
         """This process's part of a global batch; all of it if there is not an image for each process."""

@@ -17,10 +17,35 @@ RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 AUGMENT = ("pad", "reflect", "crop", "rotate", "flip", "cutout")
 """Keys of ``augment``: arguments of :func:`zoo.training.augment.augment`, and the side of the cut-out square."""
 
+PHOTO_AUGMENT = (
+    "scale",
+    "ratio",
+    "train_crop_mode",
+    "hflip",
+    "vflip",
+    "color_jitter",
+    "color_jitter_prob",
+    "grayscale_prob",
+    "gaussian_blur_prob",
+    "auto_augment",
+    "interpolation",
+)
+"""Keys of ``augment`` for photographs in folders: arguments of ``timm.data.create_transform``."""
+
+FOLDERS = ("imagenet", "in1k")
+"""Data sets that are folders of photographs."""
+
+MAPPINGS = ("augment", "model_args", "method_options", "lr_table")
+"""Keys whose entries can be replaced singly, as in ``augment.pad``."""
+
+PUBLISHED = ("top1", "perplexity", "std", "runs", "source")
+"""Keys of ``published``, see :func:`published_of`."""
+
 CHOICES = {
     "sched": ("cosine", "step"),
     "held_out_from": ("random", "last"),
     "amp": ("", "bfloat16", "float16"),
+    "keep": ("last", "best"),
 }
 
 
@@ -46,7 +71,9 @@ class Recipe:
         restart_momentum: Forget the momentum at each change of a ``step`` schedule.
         warmup_epochs: Linear warm-up from a hundredth of the rate, within the epochs.
         label_smoothing: Probability mass spread over all classes.
-        augment: See :data:`AUGMENT`.
+        augment: See :data:`AUGMENT`; for photographs :data:`PHOTO_AUGMENT`.
+        image_size: Side of the crops of photographs, 0 for the data set's usual one.
+        workers: Processes that read photographs, for each training process; the result does not depend on it.
         mixup: Alpha of mixup (timm's), 0 for none.
         cutmix: Alpha of CutMix (timm's), 0 for none; with both, each batch gets one of them.
         ema: Decay of the exponential moving average of the weights (timm's), which is then the result; 0 for none.
@@ -59,6 +86,7 @@ class Recipe:
         seed: Seed of initialisation, data order, augmentation and dropout.
         held_out: Training images kept apart for choices; 0 for the final run.
         held_out_from: The ``last`` ones of the file, or of a seeded permutation (``random``).
+        keep: The result is the network after the ``last`` epoch, or after the ``best`` one on the held-out images.
         method: How sparse weights move, a name of :mod:`zoo.training.sparsity`; empty for not at all.
         method_options: Its options.
         start: Folder of a finished run whose network and optimizer state this one begins with; empty for none.
@@ -83,6 +111,8 @@ class Recipe:
     warmup_epochs: float = 1
     label_smoothing: float = 0.0
     augment: dict[str, Any] = field(default_factory=dict)
+    image_size: int = 0
+    workers: int = 4
     mixup: float = 0.0
     cutmix: float = 0.0
     ema: float = 0.0
@@ -95,6 +125,7 @@ class Recipe:
     seed: int = 0
     held_out: int = 0
     held_out_from: str = "random"
+    keep: str = "last"
     method: str = ""
     method_options: dict[str, Any] = field(default_factory=dict)
     start: str = ""
@@ -112,9 +143,10 @@ class Recipe:
             if getattr(self, key) not in allowed:
                 words = ", ".join(repr(word) for word in allowed)
                 raise ZooError(f"Recipe key {key} is one of {words}, not {getattr(self, key)!r}.")
+        known = PHOTO_AUGMENT if self.is_folder() else AUGMENT
         for key in self.augment:
-            if key not in AUGMENT:
-                raise unknown_key(f"augment.{key}", [f"augment.{word}" for word in AUGMENT])
+            if key not in known:
+                raise unknown_key(f"augment.{key}", [f"augment.{word}" for word in known])
         if self.lr_table and (self.sched != "step" or 0 not in self.lr_table):
             raise ZooError("lr_table belongs to sched: step and needs a rate for epoch 0.")
         if self.milestones and self.sched != "step":
@@ -122,6 +154,22 @@ class Recipe:
         for key in ("epochs", "batch_size"):
             if getattr(self, key) < 1:
                 raise ZooError(f"Recipe key {key} must be at least 1.")
+        for key in ("image_size", "workers", "seed"):
+            if getattr(self, key) < 0:
+                raise ZooError(f"Recipe key {key} must not be below 0.")
+        if self.image_size and not self.is_folder():
+            raise ZooError("image_size belongs to photographs in folders; for small sets there is augment.crop.")
+        if self.keep == "best" and not self.held_out:
+            raise ZooError("keep: best chooses an epoch on held-out images: set held_out to their number.")
+
+    def is_folder(self) -> bool:
+        """Whether the data set is a folder of photographs, read as they are needed."""
+        return self.dataset in FOLDERS
+
+    def input_size(self) -> tuple[int, int, int]:
+        """(channels, height, width) of the images as the network is shown them for evaluation."""
+        channels, height, width = get_dataset(self.dataset).input_size
+        return (channels, self.image_size, self.image_size) if self.image_size else (channels, height, width)
 
     def to_dict(self) -> dict[str, Any]:
         """The recipe as plain values."""
@@ -158,14 +206,11 @@ def load_recipe(name: str | Path, overrides: Mapping[str, Any] | None = None) ->
     if values.get("task"):
         raise ZooError(f"{path}: a recipe for the task {values['task']}, not for classifying images.")
     known = [f.name for f in fields(Recipe)]
-    for key, value in (overrides or {}).items():
+    for key in overrides or {}:
         parent, _, child = key.partition(".")
-        if parent not in known or (child and parent not in ("augment", "model_args", "method_options", "lr_table")):
+        if parent not in known or (child and parent not in MAPPINGS):
             raise unknown_key(key, known)
-        if child:
-            values[parent] = {**(values.get(parent) or {}), int(child) if child.isdigit() else child: value}
-        else:
-            values[key] = value
+    values = with_differences(values, overrides or {})
     for key in values:
         if key not in known:
             raise unknown_key(key, known)
@@ -175,31 +220,99 @@ def load_recipe(name: str | Path, overrides: Mapping[str, Any] | None = None) ->
     return Recipe(**values)
 
 
+def recipe_names(task: str | None = None) -> list[str]:
+    """Names of the recipes that ship with the package, sorted.
+
+    Args:
+        task: ``language``, empty for the classification of images, or None for all.
+    """
+    names = sorted(path.stem for path in RECIPES.glob("*.yaml"))
+    return names if task is None else [name for name in names if task_of(name) == task]
+
+
 def read_recipe(name: str | Path, task: str = "") -> tuple[Path, dict[str, Any]]:
-    """Find a recipe by name or path and read its keys, unchecked.
+    """Find a recipe by name or path and read its keys, unchecked, on top of those of its ``base``, if it names one.
 
     Args:
         name: Recipe name, or a path ending in ``.yaml``.
         task: Suggest names of this task only; empty for all.
 
     Raises:
-        UnknownNameError: If there is no such recipe; the message names close ones.
-        ZooError: If the file is not a mapping.
+        UnknownNameError: If there is no such recipe or base; the message names close ones.
+        ZooError: If a file is not a mapping, or the bases lead round in a circle or to another task.
     """
+    path, values = _read(_path_of(name), str(name), task, ())
+    values.pop("published", None)
+    return path, values
+
+
+def published_of(name: str | Path) -> dict[str, Any]:
+    """What a paper says of exactly this setting: ``source``, and as far as known ``top1`` (%), ``std`` and ``runs``.
+
+    Of a language model ``perplexity`` on the test text stands for ``top1``.
+
+    It is a fact about the paper, not a part of the training: bases do not hand it on, and runs do not record it. Empty
+    for a setting of this project.
+
+    Raises:
+        UnknownNameError: If there is no such recipe or base.
+        ZooError: If the entry is not such a mapping.
+    """
+    path, values = _read(_path_of(name), str(name), "", ())
+    published = values.get("published") or {}
+    if not isinstance(published, dict) or (published and "source" not in published) or {*published} - {*PUBLISHED}:
+        raise ZooError(f"{path}: published is a mapping with source, and {', '.join(PUBLISHED[:-1])} where known.")
+    return published
+
+
+def with_differences(values: Mapping[str, Any], differences: Mapping[str, Any]) -> dict[str, Any]:
+    """Keys on top of others: each replaces the whole value, but ``augment.pad`` only this entry of a mapping."""
+    values = dict(values)
+    for key, value in differences.items():
+        parent, _, child = str(key).partition(".")
+        if child and isinstance(values.get(parent) or {}, dict):
+            values[parent] = {**(values.get(parent) or {}), int(child) if child.isdigit() else child: value}
+        else:
+            values[key] = value
+    return values
+
+
+def _path_of(name: str | Path) -> Path:
+    return Path(name) if _is_path(name) else RECIPES / f"{name}.yaml"
+
+
+def _is_path(name: str | Path) -> bool:
+    return str(name).endswith((".yaml", ".yml"))
+
+
+def _read(path: Path, name: str, task: str, above: tuple[Path, ...]) -> tuple[Path, dict[str, Any]]:
+    """Read a file and its bases; ``above`` are the files that led here."""
     yaml = require("yaml", "train")
-    path = Path(name) if str(name).endswith((".yaml", ".yml")) else RECIPES / f"{name}.yaml"
     if not path.is_file():
-        paths = sorted(RECIPES.glob("*.yaml"))
-        names = [p.stem for p in paths if not task or f"task: {task}" in p.read_text().splitlines()]
-        close = difflib.get_close_matches(str(name), names) or names
-        raise UnknownNameError(f"No {f'{task} ' if task else ''}recipe {str(name)!r}: did you mean {', '.join(close)}?")
+        close = difflib.get_close_matches(name, recipe_names(task or None), 5)
+        hint = f"did you mean {', '.join(close)}?" if close else "zoo recipes lists them."
+        what, where = f"{task} recipe" if task else "recipe", f"{above[-1]}: the base is missing. " if above else ""
+        raise UnknownNameError(f"{where}No {what} {name!r}: {hint}")
     try:
-        values = yaml.safe_load(path.read_text())
+        values = yaml.load(path.read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # ten times as fast
     except yaml.YAMLError as error:
         raise ZooError(f"{path}: not a YAML file ({' '.join(str(error).split())}).") from None
     if not isinstance(values, dict):
         raise ZooError(f"{path}: a recipe is a mapping of keys to values.")
-    return path, values
+    base = values.pop("base", None)
+    if base is None:
+        return path, with_differences({}, values)
+    if not isinstance(base, str) or not base:
+        raise ZooError(f"{path}: base is the name of another recipe, not {base!r}.")
+    chain = (*above, path)
+    below = path.parent / base if _is_path(base) else RECIPES / f"{base}.yaml"
+    if below.resolve() in [file.resolve() for file in chain]:
+        raise ZooError(f"{path}: its base {base} leads back to it; a chain of bases must end.")
+    inherited = _read(below, base, task, chain)[1]
+    inherited.pop("published", None)
+    if "task" in values and values["task"] != inherited.get("task", ""):
+        raise ZooError(f"{path}: its base {base} is not a recipe for the task {values['task']!r}.")
+    return path, with_differences(inherited, values)
 
 
 def unknown_key(key: object, known: list[str]) -> UnknownNameError:

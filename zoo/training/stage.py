@@ -2,136 +2,302 @@
 
 import datetime
 import json
+import os
 import shutil
+import statistics
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
 from timm.models import save_for_hf
+from torch import Tensor, nn
 
-from ..data import get_dataset
-from ..errors import ZooError
-from ..evaluation.validate import validate
+from ..data import DATASETS, get_dataset, load_arrays
+from ..errors import UnknownNameError, ZooError
+from ..evaluation.validate import Result, validate
 from ..extras import require
 from ..files import write_atomically
 from ..registry import family_of
 from ..reparam import count_parameters
 from ..weights.card import model_card
+from ..weights.convert import safetensors_bytes
 from ..weights.manifest import manifest
 from ..weights.verify import sha256_of
-from .recipe import Recipe
+from . import checkpoint
+from .recipe import Recipe, load_recipe, published_of
+from .storage import LIMIT, store, write_collapsed
+
+FREE = (*checkpoint.FREE, "start")
+"""Keys in which a run may differ from its recipe: they do not change the result, or name a folder of somebody's."""
 
 
 def stage(
-    run: str | Path, data: str | Path, hub: Path, manifest_file: Path, recipe_name: str, embedded: bool = False
+    run: str | Path,
+    data: str | Path,
+    hub: Path,
+    manifest_file: Path,
+    recipe_name: str,
+    embedded: bool = False,
+    seeds: Sequence[str | Path] = (),
 ) -> dict[str, Any]:
-    """Stage the last epoch of a finished run; the test set is read here, once.
+    """Stage the last epoch of a finished run; the test set is read here.
+
+    The file is in half precision if exactly as many test images are right as in float32. Beside it lie the collapsed
+    form with its equivalence record, the recipe as it was resolved, log, curve and card.
 
     Args:
-        run: Folder of the run.
+        run: Folder of the run; it must have been made by the recipe as it is, seed included, so that it cannot be
+            chosen among several by its accuracy.
         data: Folder of the data set.
-        hub: Folder of staged weights; ``<arch.tag>/`` in it is replaced.
+        hub: Folder of staged weights; ``<arch.tag>/`` in it is replaced, as a whole and at the end.
         manifest_file: Gets the weight's entry.
         recipe_name: Recipe the run was made with.
         embedded: The file also travels in the wheel.
+        seeds: Folders of finished runs of the same recipe with other seeds; their accuracies, mean and spread are
+            recorded.
 
     Returns:
         The manifest entry.
 
     Raises:
-        ZooError: If the run is not finished.
+        ZooError: If a run is not finished or not of this recipe, or the file is too large.
+    """
+    wanted = load_recipe(recipe_name)
+    recipe, state = read_run(run, wanted)
+    name, suffix = recipe.weight, get_dataset(recipe.dataset).suffix
+    if not name.endswith(f"_{suffix}"):
+        raise ZooError(f"{name} was trained on {recipe.dataset}: name it {name.split('.')[0]}.TAG_{suffix}.")
+
+    def measure(model: nn.Module) -> Result:
+        return validate(model, recipe.dataset, data, name=name, device="cpu")
+
+    content = json.loads(manifest_file.read_text()) if manifest_file.is_file() else manifest()
+    spread = _spread(recipe, wanted, seeds, content["weights"].get(name, {}).get("seeds"))
+    model = network_of(recipe, state)
+    stored = store(model, measure)
+    if spread:
+        spread = _measure_spread(spread, stored.result, measure)
+
+    folder, part = hub / name, hub / f".{name}.{os.getpid()}.part"
+    try:
+        save_for_hf(model, str(part), model_args=recipe.model_args or None, safe_serialization=True)
+        file = part / "model.safetensors"
+        write_atomically(safetensors_bytes(stored.tensors, {"format": "pt"}), file)
+        if file.stat().st_size > LIMIT:
+            raise ZooError(f"{name}: {file.stat().st_size:,} bytes, and a staged file has at most {LIMIT:,}.")
+        collapsed = write_collapsed(model, measure, stored.result, part, _some_images(recipe, data))
+        shutil.copyfile(Path(run) / "log.jsonl", part / "training_log.jsonl")
+        text = json.dumps({**recipe.to_dict(), "start": _name_of_start(recipe)}, indent=2)
+        write_atomically(text.encode() + b"\n", part / "recipe.json")
+        plot_curve(part / "training_log.jsonl", part / "curve.png", name)
+        entry = {
+            **_facts(recipe, model, recipe_name, content),
+            "sha256": sha256_of(file),
+            "size": file.stat().st_size,
+            "sources": [{"kind": "staged", "path": f"{name}/model.safetensors", "embedded": embedded}],
+            "results": [_plain_result(stored.result)],
+            "storage": {"dtype": stored.dtype, "correct": stored.correct},
+        }
+        entry |= {"model_args": recipe.model_args} if recipe.model_args else {}
+        entry |= {"collapsed": collapsed} if collapsed else {}
+        entry |= {"seeds": spread} if spread else {}
+        write_atomically(model_card(name, entry).encode(), part / "README.md")
+        _replace(folder, part)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    # ours come first within an architecture, so that they are its default
+    weights = {name: entry, **{n: e for n, e in content["weights"].items() if n != name}}
+    content = {**content, "weights": dict(sorted(weights.items(), key=lambda item: _rank(*item)))}
+    write_atomically((json.dumps(content, indent=2) + "\n").encode(), manifest_file)
+    return entry
+
+
+def read_run(run: str | Path, wanted: Recipe, free: Sequence[str] = ()) -> tuple[Recipe, dict[str, Any]]:
+    """Recipe and last checkpoint of a finished run.
+
+    Args:
+        run: Its folder.
+        wanted: The recipe it must have been made with.
+        free: Keys in which it may differ beside :data:`FREE`.
+
+    Raises:
+        ZooError: If it is no finished run of this recipe.
     """
     run = Path(run)
-    recipe = Recipe(**json.loads((run / "recipe.json").read_text()))
-    state = torch.load(run / "checkpoint.pt", map_location="cpu", weights_only=True)
+    try:
+        recipe = Recipe(**json.loads((run / "recipe.json").read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise ZooError(f"{run}: not a run of zoo train ({error}).") from None
+    ours, theirs = wanted.to_dict(), recipe.to_dict()
+    different = [key for key in ours if ours[key] != theirs[key] and key not in {*FREE, *free}]
+    if different:
+        listed = ", ".join(f"{key} {theirs[key]!r}, there {ours[key]!r}" for key in different[:6])
+        raise ZooError(f"{run}: not a run of this recipe ({listed}); name the recipe it was made with.")
+    state = checkpoint.load(run / "checkpoint.pt")
     if state["epoch"] != recipe.epochs:
         raise ZooError(f"{run}: epoch {state['epoch']} of {recipe.epochs}; finish it first with zoo train --resume.")
     if recipe.held_out:
         raise ZooError(f"{run}: {recipe.held_out} training images were held out; the final run uses all of them.")
-    name, info = recipe.weight, get_dataset(recipe.dataset)
-    mean, std = recipe.normalisation()
-    arch, _, tag = name.partition(".")
+    return recipe, state
+
+
+def network_of(recipe: Recipe, state: dict[str, Any]) -> nn.Module:
+    """The trained network of a run, in eval mode, with the configuration it gets on the Hub."""
+    info, (mean, std) = get_dataset(recipe.dataset), recipe.normalisation()
+    arch, _, tag = recipe.weight.partition(".")
     cfg = {
         "num_classes": info.num_classes,
-        "input_size": info.input_size,
+        "input_size": recipe.input_size(),
         "mean": mean,
         "std": std,
         "interpolation": "bilinear",
         "crop_pct": info.crop_pct,
         "tag": tag,
         "license": "apache-2.0",
-        "description": f"{arch} trained on {info.name} by this project; last epoch, nothing chosen on test images",
+        "description": _description(recipe),
         "origin_url": None,
     }
     overlay = {"num_classes": info.num_classes, "in_chans": info.input_size[0], **recipe.model_args}
     model = timm.create_model(arch, pretrained_cfg_overlay=cfg, **overlay).eval()
     model.load_state_dict(state["model"])
+    return model
 
-    folder = hub / name
-    folder.mkdir(parents=True, exist_ok=True)
-    save_for_hf(model, str(folder), safe_serialization=True)
-    shutil.copyfile(run / "log.jsonl", folder / "training_log.jsonl")
-    shutil.copyfile(run / "recipe.json", folder / "recipe.json")
-    plot_curve(folder / "training_log.jsonl", folder / "curve.png", name)
-    file = folder / "model.safetensors"
-    file.chmod(0o644)
-    result = validate(model, recipe.dataset, data, name=name, device="cpu")
-    content = manifest()
-    published = [
-        e["paper_result"]
-        for n, e in content["weights"].items()
-        if n.split(".", 1)[0] == arch and e["dataset"] == info.name and e["paper_result"]
-    ]
-    entry = {
-        "family": family_of(arch),
-        "description": cfg["description"],
+
+def _description(recipe: Recipe) -> str:
+    arch, data = recipe.weight.split(".", 1)[0], get_dataset(recipe.dataset).name
+    return f"{arch} trained on {data} by this project; last epoch, nothing chosen on test images"
+
+
+def _facts(recipe: Recipe, model: nn.Module, recipe_name: str, content: dict[str, Any]) -> dict[str, Any]:
+    """The part of a manifest entry that the recipe decides."""
+    name, info, (mean, std) = recipe.weight, get_dataset(recipe.dataset), recipe.normalisation()
+    return {
+        "family": family_of(name.split(".", 1)[0]),
+        "description": _description(recipe),
         "dataset": info.name,
         "num_classes": info.num_classes,
         "preprocessing": {
-            "input_size": list(info.input_size),
+            "input_size": list(recipe.input_size()),
             "mean": list(mean),
             "std": list(std),
             "interpolation": "bilinear",
             "crop_pct": info.crop_pct,
         },
-        "sha256": sha256_of(file),
-        "size": file.stat().st_size,
+        "sha256": "",
+        "size": 0,
         "keys": "zoo",
-        "sources": [{"kind": "staged", "path": f"{name}/model.safetensors", "embedded": embedded}],
+        "sources": [],
         "licence": "Apache-2.0",
         "licence_source": "trained by this project",
         "origin": "zoo",
         "origin_url": None,
-        "recipe": recipe_name,
+        "recipe": Path(recipe_name).stem,
         "training_log": f"hub/{name}/training_log.jsonl",
-        "results": [
-            {
-                "dataset": result.dataset,
-                "split": "test",
-                "top1": result.top1,
-                "top5": result.top5,
-                "n": result.n,
-                "correct": result.correct,
-                "interval95": list(result.interval),
-                "date": str(datetime.date.today()),
-                "versions": result.versions,
-            }
-        ],
-        "paper_result": published[0] if published else None,
+        "results": [],
+        "paper_result": paper_result(recipe, recipe_name, content["weights"]),
         "params": count_parameters(model),
     }
-    # ours come first within an architecture, so that they are its default
-    weights = {name: entry, **{n: e for n, e in content["weights"].items() if n != name}}
-    content = {**content, "weights": dict(sorted(weights.items(), key=lambda item: _rank(*item)))}
-    write_atomically((json.dumps(content, indent=2) + "\n").encode(), manifest_file)
-    write_atomically(model_card(name, entry).encode(), folder / "README.md")
-    return entry
+
+
+def paper_result(recipe: Recipe, recipe_name: str, weights: dict[str, Any]) -> dict[str, Any] | None:
+    """The paper's figure that a weight is compared with, or None.
+
+    It is that of the recipe; of the ``published`` recipe of the same setting; or of the authors' own weight of the same
+    architecture and data set, in the manifest.
+    """
+    start, _, data = Path(recipe_name).stem.rpartition("_")
+    for candidate in (recipe_name, f"{start}_published_{data}"):
+        try:
+            published = published_of(candidate)
+        except UnknownNameError:
+            continue
+        if "top1" in published:
+            mean = f", mean of {published['runs']} runs" if published.get("runs") else ""
+            note = f"{published['source']}{mean}"
+            return {"dataset": recipe.dataset, "top1": published["top1"], "note": note}
+    arch, dataset = recipe.weight.split(".", 1)[0], get_dataset(recipe.dataset).name
+    return next(
+        (
+            entry["paper_result"]
+            for name, entry in weights.items()
+            if name.split(".", 1)[0] == arch and entry["dataset"] == dataset and entry["paper_result"]
+        ),
+        None,
+    )
+
+
+def _plain_result(result: Result) -> dict[str, Any]:
+    return {
+        "dataset": result.dataset,
+        "split": "test",
+        "top1": result.top1,
+        "top5": result.top5,
+        "n": result.n,
+        "correct": result.correct,
+        "interval95": list(result.interval),
+        "date": str(datetime.date.today()),
+        "versions": result.versions,
+    }
+
+
+def _spread(
+    recipe: Recipe, wanted: Recipe, folders: Sequence[str | Path], before: dict[str, Any] | None
+) -> list[tuple[int, nn.Module | None]]:
+    """Seed and network of each run, the staged one's first; empty if there is only that one."""
+    runs: list[tuple[int, nn.Module | None]] = [(recipe.seed, None)]
+    for folder in folders:
+        other, state = read_run(folder, wanted, ("seed",))
+        runs.append((other.seed, network_of(other, state)))
+    seeds = [seed for seed, _ in runs]
+    if len(set(seeds)) < len(seeds):
+        raise ZooError(f"The runs have the seeds {', '.join(map(str, seeds))}: each may appear once.")
+    lost = sorted({run["seed"] for run in before["runs"]} - set(seeds)) if before else []
+    if lost:
+        raise ZooError(f"{recipe.weight} is staged with the seeds {', '.join(map(str, lost))} too: name their runs.")
+    return runs if folders else []
+
+
+def _measure_spread(runs: list[tuple[int, nn.Module | None]], first: Result, measure: Any) -> dict[str, Any]:
+    results = [(seed, measure(model) if model else first) for seed, model in runs]
+    values = [result.top1 for _, result in results]
+    return {
+        "runs": [{"seed": seed, "top1": result.top1, "correct": result.correct} for seed, result in results],
+        "mean": round(statistics.mean(values), 4),
+        "std": round(statistics.stdev(values), 4),
+    }
+
+
+def _some_images(recipe: Recipe, data: str | Path, count: int = 64) -> Tensor | None:
+    """The first test images, prepared, for the equivalence record; None for folders of photographs."""
+    if recipe.is_folder():
+        return None
+    images = torch.from_numpy(load_arrays(recipe.dataset, data, "test")[0][:count].copy())
+    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in recipe.normalisation())
+    return ((images.float() / 255 - mean) / std).double()
+
+
+def _name_of_start(recipe: Recipe) -> str:
+    """The weight of the run that this one began with, which means more elsewhere than a folder."""
+    file = Path(recipe.start) / "recipe.json"
+    return json.loads(file.read_text())["weight"] if recipe.start and file.is_file() else Path(recipe.start).name
+
+
+def _replace(folder: Path, part: Path) -> None:
+    """Put a complete folder in the place of an older one."""
+    old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+    if folder.exists():
+        folder.rename(old)
+    part.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _rank(name: str, entry: dict[str, Any]) -> tuple:
-    order = ["c10", "c100", "fmnist", "in1k"]
-    return name.split(".", 1)[0], entry["origin"] != "zoo", order.index(name.rsplit("_", 1)[-1]), name
+    order = [*("c10", "c100", "fmnist"), *(d.suffix for d in DATASETS.values())]
+    suffix = name.rsplit("_", 1)[-1]
+    position = order.index(suffix) if suffix in order else len(order)
+    return name.split(".", 1)[0], entry["origin"] != "zoo", position, name
 
 
 def plot_curve(log: Path, target: Path, title: str) -> None:

@@ -1,0 +1,180 @@
+"""From a finished run to a staged weight: what lies in its folder, and what the manifest says of it."""
+
+import json
+from importlib.resources import files
+
+import jsonschema
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file
+
+import zoo
+from zoo.cli.demo import SAMPLE
+from zoo.evaluation.validate import validate
+from zoo.training import loop
+from zoo.training import stage as staging
+from zoo.training.recipe import load_recipe
+from zoo.training.storage import store
+from zoo.weights.manifest import manifest
+from zoo.weights.verify import sha256_of
+
+SCHEMA = json.loads(files("zoo.weights").joinpath("manifest.schema.json").read_text())
+SETTING = "weight: sparse_mlp_300_100.trial_fmnist\ndataset: fashion-mnist\nepochs: 1\nbatch_size: 100\nlr: 0.05\n"
+SPARSE = SETTING + "model_args: {sparsity: 0.5, batch_norm: false}\nmethod: static\n"
+PLAIN = SETTING + "model_args: {sparsity: 0}\n"
+
+
+class Place:
+    """Data, a recipe, runs of it and a hub in one folder."""
+
+    def __init__(self, folder):
+        self.folder, self.hub, self.manifest = folder, folder / "hub", folder / "manifest.json"
+        self.data, self.recipe = folder / "data", folder / "own_fmnist.yaml"
+        self.data.mkdir()
+        for path in SAMPLE.glob("*.gz"):
+            (self.data / path.name).symlink_to(path)
+            (self.data / path.name.replace("t10k", "train")).symlink_to(path)
+
+    def run(self, text, **changes):
+        self.recipe.write_text(text)
+        output = self.folder / "_".join(["run", *(f"{key}{value}" for key, value in changes.items())])
+        loop.train(load_recipe(self.recipe, changes), self.data, output, device="cpu")
+        return output
+
+    def stage(self, run, **options):
+        return staging.stage(run, self.data, self.hub, self.manifest, str(self.recipe), **options)
+
+
+@pytest.fixture
+def place(tmp_path):
+    return Place(tmp_path)
+
+
+def test_a_staged_weight_is_whole(place):
+    run = place.run(SPARSE)
+    entry = place.stage(run)
+    folder = place.hub / "sparse_mlp_300_100.trial_fmnist"
+    content = json.loads(place.manifest.read_text())
+    jsonschema.validate(content, SCHEMA)
+    assert content["weights"]["sparse_mlp_300_100.trial_fmnist"] == entry
+    assert content["weights"].keys() - {"sparse_mlp_300_100.trial_fmnist"} == manifest()["weights"].keys()
+    names = {"model.safetensors", "model.collapsed.safetensors", "equivalence.json", "config.json", "recipe.json"}
+    assert {path.name for path in folder.iterdir()} == names | {"training_log.jsonl", "curve.png", "README.md"}
+    assert [path.name for path in place.hub.iterdir()] == [folder.name], "nothing half-written is left"
+    assert entry["sha256"] == sha256_of(folder / "model.safetensors")
+    assert entry["model_args"] == {"sparsity": 0.5, "batch_norm": False}
+    assert json.loads((folder / "config.json").read_text())["model_args"].items() >= entry["model_args"].items()
+    recipe = json.loads((folder / "recipe.json").read_text())
+    assert (recipe["seed"], recipe["epochs"], "base" in recipe) == (0, 1, False)
+
+    model = timm.create_model("sparse_mlp_300_100", num_classes=10, **entry["model_args"]).eval()
+    tensors = load_file(folder / "model.safetensors")
+    model.load_state_dict(tensors)
+    measured = validate(model, "fashion-mnist", place.data)
+    assert measured.correct == entry["results"][0]["correct"] == entry["storage"]["correct"][entry["storage"]["dtype"]]
+    plain = zoo.reparameterize(model)
+    plain.load_state_dict(load_file(folder / "model.collapsed.safetensors"))
+    assert validate(plain, "fashion-mnist", place.data).correct == measured.correct
+    record = json.loads((folder / "equivalence.json").read_text())
+    assert record["collapsed"] == entry["collapsed"]
+    assert {d["input"] for d in record["differences"]} == {"random", "real"}
+    assert max(d["max_relative"] for d in record["differences"] if d["dtype"] == "float64") < 1e-12
+
+
+def test_a_plain_network_has_no_second_file(place):
+    entry = place.stage(place.run(PLAIN))
+    assert "collapsed" not in entry
+    names = {path.name for path in (place.hub / "sparse_mlp_300_100.trial_fmnist").iterdir()}
+    assert not {"model.collapsed.safetensors", "equivalence.json"} & names
+    stray = place.hub / "sparse_mlp_300_100.trial_fmnist" / "stray"
+    stray.touch()
+    assert place.stage(place.folder / "run")["sha256"] == entry["sha256"]
+    assert not stray.exists(), "the folder is replaced as a whole"
+    assert len(list(place.hub.iterdir())) == 1
+    assert entry["paper_result"] is None
+
+
+def test_half_precision_only_where_no_image_is_lost():
+    class Counted:
+        def __init__(self, correct):
+            self.correct = correct
+
+    def network():
+        torch.manual_seed(0)
+        return torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.BatchNorm1d(4))
+
+    model, exact = network(), network().state_dict()
+    same = store(model, lambda net: Counted(7))
+    assert (same.dtype, same.correct) == ("float16", {"float32": 7, "float16": 7})
+    assert same.tensors["0.weight"].dtype == torch.float16
+    assert same.tensors["1.running_var"].dtype == torch.float32, "batch norms are left alone"
+    assert torch.equal(model[0].weight, exact["0.weight"].half().float()), "the network is what is stored"
+
+    answers = iter([Counted(7), Counted(8)])  # more is not the same
+    model = network()
+    other = store(model, lambda net: next(answers))
+    assert (other.dtype, other.correct, other.result.correct) == ("float32", {"float32": 7, "float16": 8}, 7)
+    assert torch.equal(model[0].weight, exact["0.weight"])
+
+    model = network()
+    with torch.no_grad():
+        model[0].weight[0, 0] = 1e6
+    assert store(model, lambda net: Counted(7)).correct == {"float32": 7}, "out of the range of half precision"
+
+
+def test_other_seeds_are_evidence_of_a_staged_weight(place):
+    first, second, third = (place.run(SPARSE, **changes) for changes in ({}, {"seed": 1}, {"seed": 2}))
+    entry = place.stage(first, seeds=[second, third])
+    jsonschema.validate(json.loads(place.manifest.read_text()), SCHEMA)
+    values = [run["top1"] for run in entry["seeds"]["runs"]]
+    assert [run["seed"] for run in entry["seeds"]["runs"]] == [0, 1, 2]
+    assert values[0] == entry["results"][0]["top1"]
+    assert len(set(values)) > 1
+    assert entry["seeds"]["mean"] == pytest.approx(sum(values) / 3, abs=1e-3)
+    assert entry["seeds"]["std"] == pytest.approx(torch.tensor(values).double().std().item(), abs=1e-3)
+    with pytest.raises(zoo.ZooError, match="staged with the seeds 1, 2 too"):
+        place.stage(first)
+    with pytest.raises(zoo.ZooError, match="seeds 0, 1, 1: each may appear once"):
+        place.stage(first, seeds=[second, second])
+    with pytest.raises(zoo.ZooError, match="seed 1, there 0"):
+        place.stage(second)  # not chosen by its accuracy
+
+
+def test_what_is_no_finished_run_of_the_recipe_is_refused(place, monkeypatch):
+    run = place.run(SPARSE)
+    place.recipe.write_text(SPARSE.replace("lr: 0.05", "lr: 0.06"))
+    with pytest.raises(zoo.ZooError, match=r"lr 0\.05, there 0\.06"):
+        place.stage(run)
+    with pytest.raises(zoo.ZooError, match="not a run of zoo train"):
+        place.stage(place.data)
+    place.recipe.write_text(SPARSE)
+    monkeypatch.setattr(staging, "LIMIT", 1000)
+    with pytest.raises(zoo.ZooError, match="a staged file has at most 1,000"):
+        place.stage(run)
+    assert not place.manifest.exists()
+    assert not any(place.hub.iterdir()), "nothing half-written is left"
+    state = torch.load(run / "checkpoint.pt", weights_only=True)
+    torch.save({**state, "epoch": 0}, run / "checkpoint.pt")
+    with pytest.raises(zoo.ZooError, match="epoch 0 of 1; finish it first"):
+        place.stage(run)
+
+
+def test_the_order_of_weights_takes_any_name():
+    names = ["a.zoo_c10", "a.zoo_seed1_c10", "a.zoo_mnist", "a.zoo_in1k", "a.zoo_other", "a.zoo_fmnist"]
+    ranked = sorted(names, key=lambda name: staging._rank(name, {"origin": "zoo"}))
+    assert ranked == ["a.zoo_c10", "a.zoo_seed1_c10", "a.zoo_fmnist", "a.zoo_mnist", "a.zoo_in1k", "a.zoo_other"]
+
+
+@pytest.mark.parametrize(
+    ("name", "top1"),
+    [
+        ("sparse_wrn_28_2_set_s80_published_c10", 94.25),
+        ("sparse_wrn_28_2_set_s90_c10", 93.28),  # of the published recipe of this setting
+        ("lrunet14_100_c10", 89.34),  # of the authors' weight in the manifest
+        ("wrn_16_1_c10", None),
+    ],
+)
+def test_the_figure_to_compare_with(name, top1):
+    found = staging.paper_result(load_recipe(name), name, manifest()["weights"])
+    assert (found["top1"] if found else None) == top1

@@ -1,0 +1,107 @@
+"""How a trained network is stored: half precision where that costs not one image, and its collapsed form."""
+
+import copy
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ..evaluation.validate import Result
+from ..files import write_atomically
+from ..reparam import reparameterize
+from ..reparam.record import equivalence_record
+from ..weights.convert import safetensors_bytes
+from ..weights.repository import COLLAPSED, RECORD
+from ..weights.verify import sha256_of
+
+LIMIT = 25_000_000
+"""The most bytes of a staged file."""
+
+Measure = Callable[[nn.Module], Result]
+"""Accuracy of a network on the whole test set."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A network as it is written.
+
+    Attributes:
+        tensors: Name to tensor, in the data types of the file.
+        dtype: ``float16``, or ``float32`` where half precision changed the accuracy.
+        correct: Test images whose first guess is right, by data type.
+        result: The measurement of ``tensors``.
+    """
+
+    tensors: dict[str, Tensor]
+    dtype: str
+    correct: dict[str, int]
+    result: Result
+
+
+def store(model: nn.Module, measure: Measure, full: Result | None = None) -> Stored:
+    """Choose half precision if exactly as many test images are right with it; the network then has these values.
+
+    Batch norms stay in float32: they are small, and their variances leave the range of half precision first.
+
+    Args:
+        model: In float32; its values become those that are stored.
+        measure: Measures a network.
+        full: The measurement of ``model``, if it is known.
+    """
+    full = full or measure(model)
+    exact = {name: tensor.detach().clone().contiguous() for name, tensor in model.state_dict().items()}
+    norms = tuple(f"{name}." for name, module in model.named_modules() if isinstance(module, _BatchNorm))
+    half = {
+        name: tensor.half() if tensor.is_floating_point() and not name.startswith(norms) else tensor
+        for name, tensor in exact.items()
+    }
+    correct = {"float32": full.correct}
+    if all(torch.isfinite(tensor).all() for tensor in half.values() if tensor.is_floating_point()):
+        model.load_state_dict(half)
+        result = measure(model)
+        correct["float16"] = result.correct
+        if result.correct == full.correct:
+            return Stored(half, "float16", correct, result)
+        model.load_state_dict(exact)
+    return Stored(exact, "float32", correct, full)
+
+
+def write_collapsed(
+    model: nn.Module, measure: Measure, result: Result, folder: Path, real: Tensor | None = None
+) -> dict[str, Any] | None:
+    """Write the collapsed form beside a network's file, and the equivalence record of the two in every case.
+
+    It is read by ``zoo.reparameterize(timm.create_model(NAME)).load_state_dict(...)``.
+
+    Args:
+        model: As it is stored, in eval mode.
+        measure: Measures a network.
+        result: The measurement of ``model``.
+        folder: Gets ``model.collapsed.safetensors`` and ``equivalence.json``.
+        real: Prepared images, for the record.
+
+    Returns:
+        What the manifest says of it: ``path``, ``sha256``, ``size`` and ``dtype``, or ``path`` None and the reason;
+        None where the network has ordinary layers only.
+    """
+    plain = reparameterize(model)
+    own, other = model.state_dict(), plain.state_dict()
+    if own.keys() == other.keys() and all(torch.equal(own[name], other[name]) for name in own):
+        return None
+    record = equivalence_record(model, plain, real)
+    stored = store(copy.deepcopy(plain), measure, result)
+    content = safetensors_bytes(stored.tensors, {"format": "pt", "form": "collapsed"})
+    size = len(content)
+    entry: dict[str, Any] = {"path": None, "reason": f"{size:,} bytes, and a staged file has at most {LIMIT:,}"}
+    if size <= LIMIT:
+        file = folder / COLLAPSED
+        write_atomically(content, file)
+        entry = {"path": COLLAPSED, "sha256": sha256_of(file), "size": size, "dtype": stored.dtype}
+    text = json.dumps({"collapsed": entry, "correct": stored.correct, **record.to_dict()}, indent=2)
+    write_atomically(text.encode() + b"\n", folder / RECORD)
+    return entry
