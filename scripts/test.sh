@@ -3,4 +3,5 @@
 source "$(dirname "$0")/environment.sh" all
 $python -m ruff check .
 $python -m ruff format --check .
-exec $python -m pytest "$@"
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" # one process per core instead
+exec $python -m pytest -n auto --dist worksteal "$@"

@@ -12,16 +12,25 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 class Server:
-    """Serves ``files`` (path to bytes) and keeps a log of requests; ``fault`` changes how it answers.
+    """Serves ``files`` (path to bytes) with ranges, and keeps a log of requests; a fault changes how it answers.
 
-    Faults: ``status:NNN``, ``cut`` (the connection ends half-way), ``cut-once``, ``flip`` (one bit differs), ``html``
-    (a page instead of the file), ``slow``, ``loop`` (redirects to itself).
+    ``fault`` applies to every request, ``script`` has one fault for each request to come and goes first.
+
+    Faults: ``status:NNN``, ``busy:SECONDS`` (429 with Retry-After), ``cut`` (the connection ends half-way through what
+    was asked for), ``flip`` (one bit differs), ``short`` (a byte is missing, and the headers agree), ``other`` (zeros,
+    as many), ``html`` (a page), ``bare`` (no Content-Length, no ETag, no ranges), ``bare-cut`` (so, and it ends half-
+    way), ``whole`` (ignores ranges), ``wrong-range``, ``endless``, ``gzip``, ``slow``, ``drip`` (byte by byte),
+    ``hang`` (nothing), ``hang-up`` (closes without an answer), ``loop`` (redirects to itself), ``goto:URL``.
     """
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
         self.fault = ""
+        self.script: list[str] = []
         self.requests: list[str] = []
+        self.headers: list[dict[str, str]] = []
+        self.sent = 0
+        self.stop = threading.Event()
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -43,7 +52,7 @@ class Server:
 
     def headers_for(self, path: str, content: bytes) -> dict[str, str]:
         """Headers beside Content-Length."""
-        return {}
+        return {"ETag": f'"{hashlib.sha256(content).hexdigest()}"'}
 
     def find(self, path: str) -> bytes | None:
         """The file at a path."""
@@ -52,48 +61,75 @@ class Server:
     def answer(self, request: BaseHTTPRequestHandler, body: bool) -> None:
         """Answer one request."""
         self.requests.append(f"{request.command} {request.path}")
-        fault, content = self.fault, self.find(request.path)
-        if fault.startswith("status:"):
-            return self._short(request, int(fault[7:]))
+        self.headers.append({key.lower(): value for key, value in request.headers.items()})
+        fault, content = (self.script.pop(0) if self.script else self.fault), self.find(request.path)
+        kind, _, argument = fault.partition(":")
+        request.close_connection = kind in ("cut", "bare", "bare-cut", "endless", "hang", "hang-up")
+        if kind == "status":
+            return self._short(request, int(argument))
+        if kind == "busy":
+            return self._short(request, 429, {"Retry-After": argument})
+        if kind in ("loop", "goto"):
+            return self._short(request, 302, {"Location": argument or request.path})
+        if kind == "hang":
+            self.stop.wait(30)
+        if kind in ("hang", "hang-up"):
+            return None
         if content is None:
-            return self._short(request, 404)
-        if fault == "loop":
-            request.send_response(302)
-            request.send_header("Location", request.path)
-            request.send_header("Content-Length", "0")
-            return request.end_headers()
-        if fault == "html":
-            content = b"<html>sign in first</html>"
-        if fault == "flip" and body:
+            return self._short(request, 404, {"X-Error-Code": "EntryNotFound"})
+        headers = self.headers_for(request.path, content)
+        if kind == "html":
+            content, headers["Content-Type"] = b"<!DOCTYPE html><html>sign in first</html>", "text/html"
+        elif kind == "flip":
             middle = len(content) // 2
             content = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
-        request.send_response(200)
-        request.send_header("Content-Length", str(len(content)))
-        for key, value in self.headers_for(request.path, self.find(request.path)).items():
+        elif kind == "short":
+            content = content[:-1]
+        elif kind == "other":
+            content = bytes(len(content))
+        elif kind == "gzip":
+            headers["Content-Encoding"] = "gzip"
+        if kind.startswith("bare"):
+            headers = {}
+        return self._send(request, kind, content, headers, body)
+
+    def _send(self, request, kind: str, content: bytes, headers: dict[str, str], body: bool) -> None:
+        first, total = 0, len(content)
+        wanted = re.fullmatch(r"bytes=(\d+)-", request.headers.get("Range", ""))
+        same = request.headers.get("If-Range", headers.get("ETag")) == headers.get("ETag")
+        if wanted and same and kind not in ("whole", "bare", "bare-cut"):
+            first = int(wanted[1]) + (1 if kind == "wrong-range" else 0)
+            if first >= total:
+                return self._short(request, 416, {"Content-Range": f"bytes */{total}"})
+            headers["Content-Range"] = f"bytes {first}-{total - 1}/{total}"
+        rest = content[first:]
+        request.send_response(206 if "Content-Range" in headers else 200)
+        if kind not in ("bare", "bare-cut", "endless"):
+            request.send_header("Content-Length", str(len(rest)))
+        for key, value in headers.items():
             request.send_header(key, value)
         request.end_headers()
         if not body:
             return None
-        if fault in ("cut", "cut-once"):
-            if fault == "cut-once":
-                self.fault = ""
-            request.wfile.write(content[: len(content) // 2])
-            request.wfile.flush()
-            request.close_connection = True
-            return None
-        if fault == "slow":
-            for start in range(0, len(content), 1 << 14):
-                request.wfile.write(content[start : start + (1 << 14)])
-                time.sleep(0.002)
-            return None
-        return request.wfile.write(content)
+        step, pause = {"slow": (1 << 14, 0.002), "drip": (1, 0.02)}.get(kind, (1 << 16, 0))
+        if kind in ("cut", "bare-cut"):
+            rest = rest[: max(1, len(rest) // 2)]
+        while kind == "endless" and not self.stop.is_set():
+            request.wfile.write(bytes(1 << 20))
+        for start in range(0, len(rest), step):
+            if self.stop.is_set():
+                break
+            request.wfile.write(rest[start : start + step])
+            self.sent += len(rest[start : start + step])
+            time.sleep(pause) if pause else None
+        return None
 
     @staticmethod
-    def _short(request: BaseHTTPRequestHandler, status: int) -> None:
+    def _short(request: BaseHTTPRequestHandler, status: int, headers: dict[str, str] | None = None) -> None:
         request.send_response(status)
         request.send_header("Content-Length", "0")
-        if status == 404:
-            request.send_header("X-Error-Code", "EntryNotFound")
+        for key, value in (headers or {}).items():
+            request.send_header(key, value)
         request.end_headers()
 
 
@@ -105,7 +141,7 @@ class Hub(Server):
         return self.files.get(f"{found[1]}/{found[3]}") if found else None
 
     def headers_for(self, path: str, content: bytes) -> dict[str, str]:
-        return {"X-Repo-Commit": COMMIT, "ETag": f'"{hashlib.sha256(content).hexdigest()}"'}
+        return {"X-Repo-Commit": COMMIT, **super().headers_for(path, content)}
 
 
 @contextlib.contextmanager
@@ -116,6 +152,7 @@ def running(server: Server) -> Iterator[Server]:
     try:
         yield server
     finally:
+        server.stop.set()
         server.http.shutdown()
         server.http.server_close()
         thread.join()

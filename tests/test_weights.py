@@ -1,11 +1,10 @@
-"""The manifest, and where weights come from: order of sources, verification, faults of real servers."""
+"""The manifest, and where weights come from: order of sources, conversion, verification. Faults: test_faults.py."""
 
 import copy
 import hashlib
 import json
 import os
 import shutil
-import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -18,8 +17,10 @@ from safetensors.torch import load_file, save_file
 
 import zoo
 from conftest import ROOT
-from loopback import COMMIT, Hub, Server, running
-from zoo.weights import fetch as fetching
+from loopback import Server, running
+from zoo.cli import main
+from zoo.cli.demo import SAMPLE
+from zoo.evaluation.validate import validate
 from zoo.weights.card import model_card
 from zoo.weights.convert import safetensors_bytes
 from zoo.weights.fetch import cached_file, fetch
@@ -210,42 +211,11 @@ def test_staged_comes_before_cache_and_network(release, entries, tmp_path, monke
     assert fetch(SMALL).path == folder / "model.safetensors"
 
 
-@pytest.mark.parametrize("fault", ["status:404", "status:429", "status:500", "cut", "flip", "html", "loop"])
-def test_release_faults_leave_nothing_behind(release, own_cache, fault):
-    release.fault = fault
-    with pytest.raises(zoo.WeightError) as caught:
-        timm.create_model(SMALL, pretrained=True)
-    message = str(caught.value)
-    assert "\n" not in message
-    assert f"{release.url}/pretrained/original.t7" in message
-    if fault in ("flip", "html"):
-        assert "sha256" in message
-    assert [p for p in own_cache.rglob("*") if p.is_file() and p.name != ".lock"] == []
-    release.fault = ""
-    assert fetch(SMALL).kind == "release"
-
-
-def test_a_release_larger_than_possible_is_cut_off(release, own_cache, entries):
-    release.files["/pretrained/original.t7"] = bytes(4 * entries[SMALL]["size"] + (4 << 20))
-    with pytest.raises(zoo.WeightError, match="cannot be the original"):
-        fetch(SMALL)
-
-
 def test_a_conversion_that_differs_is_deleted(release, own_cache, entries):
     entries[SMALL]["sha256"] = "0" * 64
     with pytest.raises(zoo.WeightError, match="sha256"):
         fetch(SMALL)
     assert list(own_cache.rglob("*.safetensors")) == []
-
-
-def test_a_corrupt_cache_is_replaced_by_the_next_source(release, own_cache, entries):
-    fetch(SMALL)
-    path = cached_file(SMALL, entries[SMALL])
-    content = bytearray(path.read_bytes())
-    content[-5] ^= 1
-    path.write_bytes(content)
-    assert fetch(SMALL).kind == "release"
-    assert sha256_of(path) == entries[SMALL]["sha256"]
 
 
 def test_no_network_is_one_line_that_says_what_to_do(entries, own_cache):
@@ -254,42 +224,6 @@ def test_no_network_is_one_line_that_says_what_to_do(entries, own_cache):
         timm.create_model(SMALL, pretrained=True)
     assert entries[SMALL]["sha256"] in str(caught.value)
     assert "\n" not in str(caught.value)
-
-
-def test_offline_makes_no_request(release, monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(zoo.WeightError, match="HF_HUB_OFFLINE"):
-        fetch(SMALL)
-    assert release.requests == []
-
-
-def test_read_only_cache_is_an_error_that_names_it(release, tmp_path, monkeypatch):
-    (tmp_path / "file").write_text("")
-    monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "file"))  # a folder cannot be made there, even by root
-    with pytest.raises(zoo.WeightError, match="ZOO_CACHE"):
-        fetch(SMALL)
-    folder = tmp_path / "locked"
-    folder.mkdir()
-    monkeypatch.setenv("ZOO_CACHE", str(folder))
-    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)
-    folder.chmod(stat.S_IRUSR | stat.S_IXUSR)
-    with pytest.raises(zoo.WeightError, match="ZOO_CACHE"):
-        fetch(SMALL)
-
-
-@pytest.mark.parametrize("damage", ["bit", "short", "empty"])
-def test_a_staged_file_that_mismatches_ends_the_load_and_stays(release, entries, tmp_path, monkeypatch, damage):
-    good = fetch(SMALL).path.read_bytes()
-    path = tmp_path / "hub" / SMALL / "model.safetensors"
-    path.parent.mkdir(parents=True)
-    bad = {"bit": good[:-1] + bytes([good[-1] ^ 1]), "short": good[:1000], "empty": b""}[damage]
-    path.write_bytes(bad)
-    monkeypatch.setenv("ZOO_HUB", str(tmp_path / "hub"))
-    with pytest.raises(zoo.HashMismatchError) as caught:
-        timm.create_model(SMALL, pretrained=True)
-    for word in ("sha256", entries[SMALL]["sha256"], hashlib.sha256(bad).hexdigest(), str(path)):
-        assert word in str(caught.value)
-    assert path.read_bytes() == bad
 
 
 def test_a_file_the_user_names_must_be_the_weight(release, entries, tmp_path):
@@ -309,66 +243,6 @@ def test_an_architecture_without_weights_says_so():
         timm.create_model("lrunet2_100", pretrained=True)
 
 
-@pytest.fixture
-def hub(entries, own_cache, tmp_path, monkeypatch):
-    """A Hub endpoint that has one of our weights, which is staged nowhere."""
-    name, entry = OURS[0], entries[OURS[0]]
-    content = (ROOT / "hub" / name / "model.safetensors").read_bytes()
-    monkeypatch.setattr(fetching, "shipped_hub", lambda: tmp_path / "nothing")
-    monkeypatch.setenv("ZOO_HUB", str(tmp_path / "nothing"))
-    entry["sources"] = [{"kind": "hub", "repo": f"org/{name}", "revision": COMMIT, "file": "model.safetensors"}]
-    with running(Hub()) as server:
-        server.files[f"org/{name}/model.safetensors"] = content
-        from huggingface_hub import constants, file_download
-
-        for module in (constants, file_download):
-            if hasattr(module, "ENDPOINT"):
-                monkeypatch.setattr(module, "ENDPOINT", server.url)
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hf"))
-        monkeypatch.setattr(
-            constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.url + "/{repo_id}/resolve/{revision}/{filename}"
-        )
-        server.weight, server.cache = name, tmp_path / "hf"
-        yield server
-
-
-def test_hub_is_asked_once_for_a_pinned_revision(hub):
-    assert fetch(hub.weight, hub.cache).kind == "hub"
-    count = len(hub.requests)
-    assert count
-    assert fetch(hub.weight, hub.cache).kind == "hub"
-    assert len(hub.requests) == count
-
-
-def test_a_hub_download_with_a_flipped_bit_is_deleted(hub):
-    hub.fault = "flip"
-    with pytest.raises(zoo.WeightError, match="sha256"):
-        fetch(hub.weight, hub.cache)
-    assert [p for p in hub.cache.rglob("*") if p.is_file() and p.stat().st_size > 10_000] == []
-    hub.fault = ""
-    assert fetch(hub.weight, hub.cache).kind == "hub"
-
-
-# ---- processes ----
-
-
-def test_two_processes_download_once(release, own_cache, entries):
-    release.fault = "slow"
-    changed = json.dumps(entries[SMALL])
-    code = (
-        "import json, sys, zoo.weights.manifest as m; from zoo.weights.fetch import fetch;"
-        f"m.weights()[{SMALL!r}].update(json.loads(sys.argv[1])); print(fetch({SMALL!r}).path)"
-    )
-    runs = [
-        subprocess.Popen([sys.executable, "-c", code, changed], cwd=ROOT, stdout=subprocess.PIPE, text=True)
-        for _ in range(2)
-    ]
-    paths = {run.communicate(timeout=120)[0].strip() for run in runs}
-    assert [run.returncode for run in runs] == [0, 0]
-    assert paths == {str(cached_file(SMALL, entries[SMALL]))}
-    assert len(release.requests) == 1
-
-
 def test_importing_touches_no_network_and_reads_no_weight():
     code = (
         "import socket, builtins, io; socket.socket.connect = None; opened = [];"
@@ -381,3 +255,62 @@ def test_importing_touches_no_network_and_reads_no_weight():
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert run.returncode == 0, run.stderr
     assert int(run.stdout) > 30
+
+
+# ---- zoo fetch, zoo verify ----
+
+
+def test_verify_names_every_copy_and_what_is_wrong_with_it(release, entries, tmp_path, monkeypatch, capsys):
+    """Without network and without memory: a copy that was right a moment ago and has been changed is found."""
+    path = fetch(SMALL).path
+    release.fault = "status:500"
+    assert main(["verify", SMALL]) == 0
+    assert str(path) in capsys.readouterr().out
+    monkeypatch.setattr("zoo.weights.memory.recall", lambda *_: entries[SMALL]["sha256"])  # whoever can write the cache
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    assert main(["verify"]) == 1
+    shown = capsys.readouterr()
+    assert "WRONG" in shown.out
+    assert f"{path}: sha256 is" in shown.err
+    path.write_bytes(content)
+    entries[SMALL]["size"] += 1
+    assert main(["verify", SMALL]) == 1
+    assert "the manifest has" in capsys.readouterr().err
+    assert len(release.requests) == 1
+    path.unlink()
+    assert main(["verify", SMALL]) == 1
+    assert f"zoo fetch {SMALL}" in capsys.readouterr().err
+
+
+def test_verify_measures_accuracy_to_the_image(entries, capsys):
+    """On the bundled thousand images; a manifest that claims one image more is found out."""
+    name = "lrunet1_100.zoo_fmnist"
+    result = entries[name]["results"][0]
+    model = zoo.create_model(name, pretrained=True)
+    found = validate(model, "fashion-mnist", SAMPLE, device="cpu")
+    result.update(correct=found.correct, n=found.n)
+    words = ["verify", name, "--accuracy", "--data", f"fashion-mnist={SAMPLE}"]
+    assert main(words) == 0
+    assert "the manifest's, to the image" in capsys.readouterr().out
+    result["correct"] += 1
+    assert main(words) == 1
+    assert f"{name}: {found.correct} of 1000" in capsys.readouterr().err
+    assert main([*words[:3], "--data", "cifar10=nowhere"]) == 1
+    assert "no accuracy was measured" in capsys.readouterr().err
+    assert main(["verify", name, "--accuracy"]) == 1
+    assert "--data DIR" in capsys.readouterr().err
+
+
+def test_fetch_takes_addresses(own_cache, capsys):
+    with running(Server()) as server:
+        server.files["/w.pth"] = b"weights"
+        url = f"{server.url}/w.pth"
+        assert main(["fetch", url]) == 1
+        assert "--trust-first-use" in capsys.readouterr().err
+        assert main(["fetch", url, "--trust-first-use"]) == 0
+        assert hashlib.sha256(b"weights").hexdigest() in capsys.readouterr().out
+        assert main(["fetch", url]) == 0
+        assert len(server.requests) == 1
+    assert main(["fetch", SMALL, "--trust-first-use"]) == 1
+    assert "the manifest has that" in capsys.readouterr().err

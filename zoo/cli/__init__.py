@@ -21,12 +21,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         Exit code.
     """
-    from . import convert, demo, evaluate, language, listing, train, weights
+    from . import convert, demo, evaluate, hub, language, listing, recipes, train, weights
 
     parser = argparse.ArgumentParser(prog="zoo", description="Parameter-efficient CNNs with verified weights.")
     parser.add_argument("--version", action="version", version=f"zoo {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for group in (listing, weights, evaluate, convert, train, language, demo):
+    for group in (listing, weights, hub, evaluate, convert, recipes, train, language, demo):
         group.add_commands(commands)
     options = parser.parse_args(arguments)
     try:

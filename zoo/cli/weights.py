@@ -1,20 +1,137 @@
-"""``zoo fetch``."""
+"""``zoo fetch``, ``zoo verify``, ``zoo pack``."""
 
 import argparse
+import sys
+from pathlib import Path
 
-from ..weights.fetch import fetch
-from ..weights.manifest import facts, full_name
+from tqdm import tqdm
+
+from ..data.catalog import DATASETS
+from ..errors import DataError, WeightError, ZooError
+from ..evaluation.results import table
+from ..evaluation.validate import validate
+from ..files import write_atomically
+from ..registry import create_model
+from ..weights.audit import audit
+from ..weights.fetch import fetch, fetch_address
+from ..weights.manifest import facts, full_name, weights
+from ..weights.packed import is_packed, pack, unpack
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
     """Add this group's commands."""
     parser = commands.add_parser("fetch", help="get a weight, verify its sha256 and print where it lies")
-    parser.add_argument("name", nargs="+", help="arch.tag, or an architecture for its first weight")
+    parser.add_argument(
+        "name", nargs="+", help="arch.tag, an architecture for its first weight, or an https:// address"
+    )
     parser.add_argument("--cache-dir", help="where downloads are kept")
+    known = parser.add_mutually_exclusive_group()
+    known.add_argument("--sha256", metavar="HEX", help="of an address's file, from a place you trust; it is recorded")
+    known.add_argument(
+        "--trust-first-use", action="store_true", help="accept what an address sends now, and nothing else ever after"
+    )
     parser.set_defaults(run=_fetch)
+    parser = commands.add_parser("verify", help="check every cached or staged weight against the manifest, offline")
+    parser.add_argument("name", nargs="*", help="arch.tag or architectures (all)")
+    parser.add_argument("--cache-dir", help="where downloads are kept")
+    parser.add_argument("--accuracy", action="store_true", help="also measure accuracy again, to the image")
+    parser.add_argument(
+        "--data",
+        action="append",
+        default=[],
+        metavar="[DATASET=]DIR",
+        help="folder of a data set; repeat it for several (fashion-mnist=DIR --data cifar10=DIR)",
+    )
+    parser.set_defaults(run=_verify)
+    parser = commands.add_parser("pack", help="write a safetensors file in its packed form, or unpack one")
+    parser.add_argument("file", help="model.safetensors, or with --unpack model.packed.safetensors")
+    parser.add_argument("-o", "--output", required=True, metavar="FILE")
+    parser.add_argument("--unpack", action="store_true")
+    parser.set_defaults(run=_pack)
 
 
 def _fetch(options: argparse.Namespace) -> None:
     for name in options.name:
+        if "://" in name:
+            found = fetch_address(name, options.sha256, options.trust_first_use, options.cache_dir)
+            print(f"{name}  {found.kind}  sha256 {found.sha256}  {found.path}")
+            continue
+        if options.sha256 or options.trust_first_use:
+            raise ZooError(f"--sha256 and --trust-first-use are for addresses; the manifest has that of {name}.")
         found = fetch(name, options.cache_dir)
-        print(f"{full_name(name)}  {found.kind}  sha256 {facts(name)['sha256']}  {found.path}")
+        print(f"{full_name(name)}  {found.kind}  sha256 {found.sha256}  {found.path}")
+
+
+def _verify(options: argparse.Namespace) -> int:
+    names = list(dict.fromkeys(map(full_name, options.name))) or list(weights())
+    folders = _folders(options.data)
+    if bool(options.data) != options.accuracy:
+        raise ZooError("--accuracy needs --data DIR, the folder of the data set, and the other way round.")
+    copies = list(tqdm(audit(names, options.cache_dir), desc="verify", delay=2, disable=None, file=sys.stderr))
+    rows = [[copy.name, copy.where, "ok" if not copy.problem else "WRONG", str(copy.path)] for copy in copies]
+    if rows:
+        print(table(rows, ["weight", "where", "sha256 and size", "file"]))
+    problems = [f"{copy.path}: {copy.problem}" for copy in copies if copy.problem]
+    absent = [name for name in names if name not in {copy.name for copy in copies}]
+    print(f"{len(copies)} copies of {len(names)} weights, {len(problems)} wrong; {len(absent)} have no copy here")
+    if options.name and absent:
+        problems += [f"{name} has no copy here. Get it: zoo fetch {name}" for name in absent]
+    if options.accuracy and not problems:
+        problems += _measure([name for name in names if name not in absent], folders, options.cache_dir)
+    for problem in problems:
+        print(f"zoo: {problem}", file=sys.stderr)
+    return 1 if problems else 0
+
+
+def _folders(words: list[str]) -> dict[str, str]:
+    """Data set to folder; the key "" stands for all others."""
+    folders = {}
+    for word in words:
+        name, equals, folder = word.partition("=")
+        if equals and name in DATASETS:
+            folders[name] = folder
+        else:
+            folders[""] = word
+    return folders
+
+
+def _measure(names: list[str], folders: dict[str, str], cache_dir: str | None) -> list[str]:
+    """Measure accuracies again and print them beside the manifest's; return what differs."""
+    rows, problems, measured = [], [], 0
+    for name in names:
+        if not facts(name)["results"]:
+            rows.append([name, facts(name)["dataset"], "-", "-", "the manifest has no measurement"])
+        for known in facts(name)["results"]:
+            expected = f"{known['correct']} of {known['n']}"
+            folder = folders.get(known["dataset"], folders.get(""))
+            try:
+                if folder is None:
+                    raise DataError(f"no --data {known['dataset']}=DIR")
+                model = create_model(name, pretrained=True, cache_dir=cache_dir)
+                found = validate(model, known["dataset"], folder, name=name, split=known["split"], device="cpu")
+            except DataError as error:
+                rows.append([name, known["dataset"], expected, "not measured", str(error)])
+                continue
+            measured += 1
+            same = (found.correct, found.n) == (known["correct"], known["n"])
+            verdict = "the manifest's, to the image" if same else "NOT the manifest's"
+            rows.append([name, known["dataset"], expected, f"{found.correct} of {found.n}", verdict])
+            if not same:
+                problems.append(f"{name}: {found.correct} of {found.n} right on {known['dataset']}, not {expected}")
+    print(table(rows, ["weight", "data set", "manifest", "measured", ""]))
+    if not measured:
+        problems.append("no accuracy was measured: give the folders with --data DATASET=DIR")
+    return problems
+
+
+def _pack(options: argparse.Namespace) -> None:
+    try:
+        content = Path(options.file).read_bytes()
+        if options.unpack != is_packed(content):
+            form = "is no packed file" if options.unpack else "is packed already; unpack it with --unpack"
+            raise WeightError(f"{options.file}: {form}.")
+        result = (unpack if options.unpack else pack)(content, options.file)
+        write_atomically(result, Path(options.output))
+    except OSError as error:
+        raise WeightError(f"{error.filename or options.output}: {error.strerror or error}.") from None
+    print(f"{options.output}  {len(content):,} -> {len(result):,} bytes")

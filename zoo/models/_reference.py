@@ -115,7 +115,10 @@ def rename_from_reference(model: nn.Module, state_dict: Mapping[str, Tensor]) ->
     if not hasattr(model, "reference_key"):
         return dict(state_dict)
     key_of = _reference_keys(model, classifier=True)
-    state, own = _normalise(model, state_dict), set(key_of.values())
+    own = set(key_of.values())
+    if own.issuperset(state_dict):
+        return dict(state_dict)
+    state = _normalise(model, state_dict)
     if sum(name in own for name in state_dict) >= sum(name in key_of for name in state):  # some names are the same
         return dict(state_dict)
     return {key_of.get(name, name): tensor for name, tensor in state.items()}

@@ -1,29 +1,36 @@
 """Model cards, written from the manifest so that no number is typed twice."""
 
-import json
+from collections.abc import Collection
 from typing import Any
 
 from ..data.catalog import get_dataset
 from .manifest import paper_of, paper_url
 
+_FILES = {
+    "model.collapsed.safetensors": "the same function in plain layers, for `zoo.reparameterize(model).load_state_dict`",
+    "equivalence.json": "how equal the two are, in numbers, and what each costs",
+    "model.packed.safetensors": "`model.safetensors` less what is redundant in it; decoded, bit for bit the same",
+    "recipe.json": "the recipe it was trained with, in full",
+    "LICENSE": "the text of the licence",
+}
 
-def model_card(name: str, entry: dict[str, Any]) -> str:
+
+def model_card(name: str, entry: dict[str, Any], repo: str | None = None, files: Collection[str] = ()) -> str:
     """The ``README.md`` of a weight's Hub repository.
 
     Args:
         name: ``arch.tag``.
         entry: Its facts.
+        repo: ``organisation/name``, once there is such a repository; without it the card does not speak of one.
+        files: Names of the files beside ``model.safetensors`` that are to be explained.
     """
-    data, params = get_dataset(entry["dataset"]), entry["params"]
-    front = ["tags: [image-classification, timm, repara-zoo]", "library_name: repara-zoo"]
-    front += [f"license: {entry['licence'].lower()}", f"datasets: [{data.name}]", "metrics: [accuracy]"]
-    measured = [_result_line(result) for result in entry["results"]]
-    if entry["results"]:
-        front.append("model-index:\n" + _model_index(name, entry))
+    data, params, image = get_dataset(entry["dataset"]), entry["params"], entry["preprocessing"]
     published = entry.get("paper_result")
+    collapsed = (entry.get("collapsed") or {}).get("path")
+    files = {*files, *((collapsed, "equivalence.json") if collapsed else ())}
     lines = [
         "---",
-        *front,
+        _metadata(name, entry, data.name),
         "---",
         "",
         f"# {name}",
@@ -36,11 +43,13 @@ def model_card(name: str, entry: dict[str, Any]) -> str:
         f"- Data: {data.name} ({data.licence})",
         f"- Parameters: {params['stored']:,} stored, {params['unique']:,} unique, {params['nonzero']:,} not zero, "
         f"{params['inference']:,} as a plain network at inference",
-        f"- File: `model.safetensors`, {entry['size']:,} bytes, sha256 `{entry['sha256']}`",
+        f"- File: `model.safetensors`, {entry['size']:,} bytes{_dtype(entry)}, sha256 `{entry['sha256']}`",
+        *(f"- `{file}`: {_FILES[file]}" for file in _FILES if file in files),
         "",
         "## Accuracy",
         "",
-        *(measured or ["Not measured by this project."]),
+        *([_result_line(result) for result in entry["results"]] or ["Not measured by this project."]),
+        *(_seeds_lines(entry["seeds"]) if "seeds" in entry else []),
     ]
     if published:
         lines += [
@@ -50,7 +59,6 @@ def model_card(name: str, entry: dict[str, Any]) -> str:
     if entry.get("recipe"):
         lines += ["", "## Training", "", f"Recipe `{entry['recipe']}` (`zoo train {entry['recipe']}`)."]
         lines += ["The log of every epoch is `training_log.jsonl`, the curve `curve.png`."]
-    image = entry["preprocessing"]
     lines += [
         "",
         "## Use",
@@ -59,6 +67,7 @@ def model_card(name: str, entry: dict[str, Any]) -> str:
         "import timm, zoo  # zoo registers the architecture",
         "",
         f'model = timm.create_model("{name}", pretrained=True).eval()',
+        *([f'model = timm.create_model("hf-hub:{repo}", pretrained=True).eval()  # the same'] if repo else []),
         "```",
         "",
         f"Input: {'x'.join(map(str, image['input_size']))}, pixels scaled to [0, 1], mean {image['mean']}, "
@@ -66,6 +75,45 @@ def model_card(name: str, entry: dict[str, Any]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _metadata(name: str, entry: dict[str, Any], dataset: str) -> str:
+    """The YAML that the Hub reads; what was measured becomes its ``model-index``."""
+    from huggingface_hub import EvalResult, ModelCardData
+
+    results = [
+        EvalResult(
+            task_type="image-classification",
+            dataset_name=result["dataset"],
+            dataset_type=result["dataset"],
+            dataset_split=result["split"],
+            metric_type="accuracy",
+            metric_name=figure.replace("top", "top-"),
+            metric_value=result[figure],
+        )
+        for result in entry["results"]
+        for figure in ("top1", "top5")
+    ]
+    card = ModelCardData(
+        tags=["image-classification", "timm", "repara-zoo"],
+        pipeline_tag="image-classification",
+        library_name="repara-zoo",
+        license=entry["licence"].lower(),
+        datasets=[dataset],
+        metrics=["accuracy"],
+        **({"model_name": name, "eval_results": results} if results else {}),
+    )
+    return card.to_yaml()
+
+
+def _dtype(entry: dict[str, Any]) -> str:
+    return f" in {entry['storage']['dtype']}" if "storage" in entry else ""
+
+
+def _seeds_lines(seeds: dict[str, Any]) -> list[str]:
+    runs = ", ".join(f"{run['top1']:.2f} (seed {run['seed']})" for run in seeds["runs"])
+    mean = f"mean {seeds['mean']:.2f} %, standard deviation {seeds['std']:.2f}"
+    return ["", f"The recipe with {len(seeds['runs'])} seeds, this weight's first: top-1 {runs}; {mean}."]
 
 
 def _result_line(result: dict[str, Any]) -> str:
@@ -76,20 +124,3 @@ def _result_line(result: dict[str, Any]) -> str:
         f"{result['dataset']}: {result['correct']:,} of {result['n']:,} images, 95 % interval {low} to {high}, "
         f"measured {result['date']} with {versions}."
     )
-
-
-def _model_index(name: str, entry: dict[str, Any]) -> str:
-    index = [
-        {
-            "name": name,
-            "results": [
-                {
-                    "task": {"type": "image-classification"},
-                    "dataset": {"name": r["dataset"], "type": r["dataset"], "split": r["split"]},
-                    "metrics": [{"type": "accuracy", "value": r["top1"], "name": "top-1"}],
-                }
-                for r in entry["results"]
-            ],
-        }
-    ]
-    return "  " + json.dumps(index)  # JSON is YAML

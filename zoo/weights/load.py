@@ -1,15 +1,21 @@
 """From timm's pretrained configuration to a verified state dict."""
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
 from ..errors import WeightError
-from .fetch import download_from_hub, fetch
+from . import packed
+from .fetch import fetch, fetch_address, fetch_from_repository
+from .importers import read_checkpoint
 from .manifest import weights
+from .memory import file_stamp, known_sha256, recall, remember
 from .paths import shipped_hub
-from .verify import read_verified
+from .verify import mismatch, parse
 
 
 def load_state_dict(cfg: dict[str, Any], cache_dir: str | Path | None = None) -> dict[str, Tensor] | None:
@@ -17,7 +23,8 @@ def load_state_dict(cfg: dict[str, Any], cache_dir: str | Path | None = None) ->
 
     A file, folder or Hub repository the user named (``pretrained_cfg_overlay=dict(file=...)``, ``local-dir:``,
     ``hf-hub:``) under the name of one of our weights must be that weight, to the byte. Under any other name it is the
-    user's own, and timm loads it.
+    user's own, and timm loads it; but what comes from an address (``url``) must have been accepted with
+    :func:`.fetch.fetch_address`.
 
     Args:
         cfg: ``architecture``, ``tag`` and, if the user gave one, ``file``, ``hf_hub_id`` or ``url``.
@@ -34,8 +41,13 @@ def load_state_dict(cfg: dict[str, Any], cache_dir: str | Path | None = None) ->
     if cfg.get("state_dict"):
         return cfg["state_dict"]
     if name not in weights():
-        if any(cfg.get(source) for source in ("file", "hf_hub_id", "url")):
+        if cfg.get("file") or cfg.get("hf_hub_id"):
             return None
+        if cfg.get("url"):
+            found = fetch_address(cfg["url"], cache_dir=cache_dir)
+            if found.path.suffix == ".safetensors":
+                return map_verified(found.path, found.sha256, cache_dir)
+            return read_checkpoint(found.path)
         arch = cfg.get("architecture", "this architecture")
         known = [n for n in weights() if n.split(".", 1)[0] == arch]
         listed = f"it has {', '.join(known)}" if known else "it has none; see: zoo list --pretrained"
@@ -44,8 +56,66 @@ def load_state_dict(cfg: dict[str, Any], cache_dir: str | Path | None = None) ->
     given = cfg.get("file")
     if given and not Path(given).is_relative_to(shipped_hub()):
         path = Path(given)
-        return read_verified(path / "model.safetensors" if path.is_dir() else path, sha256)
+        return read_verified(path / "model.safetensors" if path.is_dir() else path, sha256, cache_dir)
     if cfg.get("source") == "hf-hub":
         repo, _, revision = cfg["hf_hub_id"].partition("@")
-        return read_verified(download_from_hub(repo, "model.safetensors", revision or None, cache_dir), sha256)
-    return read_verified(fetch(name, cache_dir).path, sha256)
+        return map_verified(fetch_from_repository(name, repo, revision or None, cache_dir).path, sha256, cache_dir)
+    found = fetch(name, cache_dir)
+    return (map_verified if found.write_once else read_verified)(found.path, sha256, cache_dir)
+
+
+def read_verified(path: Path, sha256: str, cache_dir: str | Path | None = None) -> dict[str, Tensor]:
+    """Read a file that may be overwritten at any time (staged, or named by the user); the bytes read are loaded.
+
+    Args:
+        path: A safetensors file, plain or packed.
+        sha256: What the plain file's bytes must hash to.
+        cache_dir: As :func:`.paths.cache_folder`.
+
+    Raises:
+        HashMismatchError: If they do not.
+        WeightError: If the file cannot be read.
+    """
+    try:
+        with open(path, "rb") as file:
+            before = file_stamp(file.fileno())
+            content = file.read()
+            unchanged = file_stamp(file.fileno()) == before
+    except OSError as error:
+        raise WeightError(f"{path}: cannot be read ({error.strerror or error}).") from None
+    if packed.is_packed(content):
+        content, unchanged = packed.unpack(content, path), False
+    if not (unchanged and recall(path, before, cache_dir) == sha256):
+        found = hashlib.sha256(content).hexdigest()
+        if found != sha256:
+            raise mismatch(path, sha256, found)
+        if unchanged:
+            remember(path, before, found, cache_dir)
+    return parse(content, path)
+
+
+def map_verified(path: Path, sha256: str, cache_dir: str | Path | None = None) -> dict[str, Tensor]:
+    """Map a cached file into memory: only what is used is read. Files in a cache are replaced, never overwritten.
+
+    Args:
+        path: A safetensors file.
+        sha256: What its bytes must hash to.
+        cache_dir: As :func:`.paths.cache_folder`.
+
+    Raises:
+        HashMismatchError: If they do not.
+        WeightError: If the file cannot be read, or is replaced meanwhile.
+    """
+    try:
+        before = file_stamp(path)
+        found = known_sha256(path, cache_dir)
+        if found != sha256:
+            raise mismatch(path, sha256, found)
+        tensors = load_file(path)
+        if file_stamp(path) != before:
+            raise WeightError(f"{path}: changed while it was being loaded. Try again.")
+    except OSError as error:
+        raise WeightError(f"{path}: cannot be read ({error.strerror or error}).") from None
+    except (SafetensorError, ValueError, OverflowError) as error:
+        raise WeightError(f"{path}: not a safetensors file ({error}).") from None
+    return tensors

@@ -9,6 +9,7 @@ from typing import Any
 from ..data.catalog import get_dataset
 from ..errors import UnknownNameError, WeightError
 from .paths import manifest_file, shipped_hub
+from .schema import check_manifest
 
 
 @functools.cache
@@ -16,15 +17,14 @@ def manifest() -> dict[str, Any]:
     """The whole manifest, read once.
 
     Raises:
-        WeightError: If it is missing or damaged.
+        WeightError: If it is missing or damaged, or does not follow its schema.
     """
     path = manifest_file()
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        content["weights"].items()
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise WeightError(f"{path}: the manifest cannot be read ({error!r}). Install the package again.") from None
-    return content
+    return check_manifest(content, path)
 
 
 def weights() -> dict[str, dict[str, Any]]:

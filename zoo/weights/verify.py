@@ -25,33 +25,17 @@ def _digest(file) -> str:  # Python 3.10
     return digest.hexdigest()
 
 
-def mismatch(path: str | Path, expected: str, found: str) -> HashMismatchError:
-    """The error for bytes that are not the manifest's."""
-    return HashMismatchError(
-        f"{path}: sha256 mismatch: the manifest has {expected}, the file has {found}. It was not loaded. "
-        "Restore the file, or remove it so that another source is used."
-    )
-
-
-def read_verified(path: Path, sha256: str) -> dict[str, Tensor]:
-    """Read a safetensors file, once, and load exactly the bytes that were hashed.
+def mismatch(path: str | Path, expected: str, found: str, hint: str = "") -> HashMismatchError:
+    """The error for bytes that are not those that were expected.
 
     Args:
-        path: The file.
-        sha256: What its content must hash to.
-
-    Raises:
-        HashMismatchError: If it does not.
-        WeightError: If the file cannot be read.
+        path: What the message calls them.
+        expected: The manifest's sha256, or the one first accepted.
+        found: Theirs.
+        hint: What to do next.
     """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise WeightError(f"{path}: cannot be read ({error.strerror or error}).") from None
-    found = hashlib.sha256(content).hexdigest()
-    if found != sha256:
-        raise mismatch(path, sha256, found)
-    return parse(content, path)
+    hint = hint or "Restore the file, or remove it so that another source is used."
+    return HashMismatchError(f"{path}: sha256 mismatch: expected {expected}, found {found}. It was not loaded. {hint}")
 
 
 def parse(content: bytes, path: str | Path) -> dict[str, Tensor]:

@@ -1,0 +1,122 @@
+"""How much faster a pretrained network is created than on timm's own path, for the same network and file.
+
+    python benchmarks/loading.py [NAME ...] [--repeat 5]
+
+timm's path constructs the network with random weights, reads the file and copies the weights over them; ours constructs
+it empty and maps the verified file into place. Each time is the smallest of some repetitions in this process. Absolute
+times belong to a machine, so ratios are printed: timm's time divided by ours, above 1 where ours is faster. "cold"
+hashes the whole file, "warm" remembers its sha256. A mapped file is read when its values are first used, so both are
+also measured with every value used once.
+"""
+
+import argparse
+import contextlib
+import hashlib
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from unittest import mock
+
+import timm
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+import zoo
+from zoo.evaluation.results import table
+from zoo.models import _build
+from zoo.weights import memory
+from zoo.weights.fetch import cached_file
+from zoo.weights.manifest import weights
+
+NAMES = ("lrunet10_100", "wrn_28_10", "swrn_50_2", "symm_resnet50", "sparse_resnet50", "ac_resnet50")
+TAG = "benchmark_in1k"
+
+
+@contextlib.contextmanager
+def weight(arch: str, folder: Path) -> Iterator[Path]:
+    """A weight of this architecture in an empty cache, known to the manifest while this lasts; yields another copy."""
+    state = {key: tensor.contiguous() for key, tensor in timm.create_model(arch).state_dict().items()}
+    file = folder / f"{arch}.safetensors"
+    save_file(state, file)
+    template = next(iter(weights().values()))
+    entry = {**template, "sha256": hashlib.sha256(file.read_bytes()).hexdigest(), "size": file.stat().st_size}
+    entry["sources"] = []
+    name = f"{arch}.{TAG}"
+    with mock.patch.dict(weights(), {name: entry}), mock.patch.object(memory, "_GRAIN_NS", 0):
+        target = cached_file(name, entry)
+        target.parent.mkdir(parents=True)
+        shutil.copyfile(file, target)
+        yield file
+
+
+def ours(arch: str) -> nn.Module:
+    """The zoo's path: fetched from the cache, verified, mapped."""
+    return timm.create_model(arch, pretrained=True, pretrained_cfg_overlay={"tag": TAG, "file": ""})
+
+
+def timms(arch: str, file: Path) -> nn.Module:
+    """timm's own builder and loader for the same class and file."""
+    plain = mock.patch.object(_build, "unfilled", lambda cls: cls)
+    with plain, mock.patch.object(_build, "load_state_dict", lambda cfg, cache_dir: None):
+        return timm.create_model(arch, pretrained=True, pretrained_cfg_overlay={"file": str(file)})
+
+
+def fastest(create: Callable[[], nn.Module], repeat: int, before: Callable[[], object] = lambda: None) -> float:
+    """Seconds of the fastest run."""
+    times = []
+    for _ in range(repeat):
+        before()
+        start = time.perf_counter()
+        model = create()
+        times.append(time.perf_counter() - start)
+        del model
+    return min(times)
+
+
+def used(model: nn.Module) -> nn.Module:
+    """Read every value of a network once."""
+    for tensor in model.state_dict().values():
+        tensor.sum()
+    return model
+
+
+def compare(arch: str, repeat: int) -> list[float]:
+    """Size of the file in MB, and timm's time divided by ours: cold, warm, and both with every value used."""
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
+        stack.enter_context(mock.patch.dict(os.environ, {"ZOO_CACHE": f"{folder}/cache"}))
+        file = stack.enter_context(weight(arch, Path(folder)))
+        same = zip(ours(arch).state_dict().values(), timms(arch, file).state_dict().values(), strict=True)
+        if not all(torch.equal(a, b) for a, b in same):
+            raise zoo.ZooError(f"{arch}: the two paths give different networks")
+        ratios = []
+        for use in (lambda model: model, used):
+            theirs = fastest(lambda use=use: use(timms(arch, file)), repeat)
+            for forget in (True, False):
+                hashes = f"{folder}/cache/hashes"
+                before = (lambda hashes=hashes: shutil.rmtree(hashes, ignore_errors=True)) if forget else (lambda: None)
+                ours(arch)
+                ratios.append(theirs / fastest(lambda use=use: use(ours(arch)), repeat, before))
+        return [file.stat().st_size / 1e6, *ratios]
+
+
+def main() -> None:
+    """Run the script."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", nargs="*", default=NAMES, help="architectures")
+    parser.add_argument("--repeat", type=int, default=5)
+    options = parser.parse_args()
+    rows = []
+    for arch in options.name:
+        size, *ratios = compare(zoo.registry.check_name(arch), options.repeat)
+        rows.append([arch, f"{size:.1f}", *(f"{ratio:.2f}" for ratio in ratios)])
+    print("timm's time divided by ours")
+    print(table(rows, ["network", "file, MB", "cold", "warm", "cold, used", "warm, used"]))
+
+
+if __name__ == "__main__":
+    main()

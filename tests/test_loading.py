@@ -1,0 +1,107 @@
+"""Networks built around weights that are already there are the ones timm's own path gives."""
+
+import hashlib
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from zoo.models import _build
+from zoo.weights import assign
+from zoo.weights.manifest import weights
+
+ARCHITECTURES = ["lrunet10_100", "swrn_16_4_2", "symm_wrn_16_4_tri", "sparse_wrn_16_2", "pd_b_resnet18"]
+TAG = "test_in1k"
+
+
+only_lrunet = pytest.mark.parametrize("weight", ["lrunet10_100"], indirect=True)
+
+
+@pytest.fixture(params=ARCHITECTURES)
+def weight(request, tmp_path, monkeypatch):
+    """A staged weight of an architecture, made unequal to any initialisation; loaded unfilled however small it is."""
+    arch = request.param
+    model = timm.create_model(arch)
+    for tensor in [*model.parameters(), *model.buffers()]:
+        if tensor.is_floating_point() and tensor.numel():
+            tensor.data = tensor.data + 0.01
+    folder = tmp_path / f"{arch}.{TAG}"
+    folder.mkdir()
+    save_file({key: t.contiguous() for key, t in model.state_dict().items()}, folder / "model.safetensors")
+    sha256 = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    entry = next(iter(weights().values()))
+    monkeypatch.setitem(weights(), f"{arch}.{TAG}", {**entry, "sha256": sha256, "sources": []})
+    monkeypatch.setenv("ZOO_HUB", str(tmp_path))
+    monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(assign, "_SMALL", 0)
+    return arch, model
+
+
+def load(arch: str, **kwargs):
+    return timm.create_model(arch, pretrained=True, pretrained_cfg_overlay={"tag": TAG, "file": ""}, **kwargs)
+
+
+def test_it_is_the_same_network(weight, monkeypatch):
+    """Tensors, buffers that are in no file, type, and scores; and nothing was drawn at random."""
+    arch, model = weight
+    state = torch.random.get_rng_state()
+    loaded = load(arch)
+    assert torch.equal(torch.random.get_rng_state(), state), "random numbers were drawn"
+    assert type(loaded) is type(model)
+    assert "load_state_dict" not in vars(loaded)
+    for kind in ("named_parameters", "named_buffers"):
+        expected, found = dict(getattr(model, kind)()), dict(getattr(loaded, kind)())
+        assert list(found) == list(expected)
+        for name, tensor in expected.items():
+            assert found[name].dtype == tensor.dtype
+            assert found[name].requires_grad == tensor.requires_grad
+            assert torch.equal(found[name], tensor), name
+    x = torch.randn(2, *loaded.pretrained_cfg["input_size"])[..., :32, :32]
+    with torch.no_grad():
+        assert torch.equal(loaded.eval()(x), model.eval()(x))
+    loaded.train()(x).sum().backward()
+    torch.optim.SGD(loaded.parameters(), 0.1).step()
+
+
+def test_features_and_adaption(weight):
+    """Without the classifier, and with another one: timm's rules, no tensor left empty."""
+    arch, model = weight
+    features = load(arch, features_only=True)
+    adapted = load(arch, num_classes=7)
+    assert adapted.num_classes == 7
+    for network in (features, adapted):
+        assert not any(t.is_meta for t in [*network.parameters(), *network.buffers()])
+    name = model.pretrained_cfg["first_conv"] + ".weight"
+    first = dict(model.named_parameters()).get(name)
+    if first is not None:
+        assert torch.equal(dict(adapted.named_parameters())[name], first)
+
+
+@only_lrunet
+def test_half_precision_files_give_the_networks_own_type(weight, tmp_path, monkeypatch):
+    arch, model = weight
+    path = tmp_path / f"{arch}.{TAG}" / "model.safetensors"
+    save_file({k: t.half() if t.is_floating_point() else t for k, t in model.state_dict().items()}, path)
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    monkeypatch.setitem(weights()[f"{arch}.{TAG}"], "sha256", sha256)
+    assert {p.dtype for p in load(arch).parameters()} == {torch.float32}
+
+
+@only_lrunet
+def test_a_tensor_that_no_file_has_means_the_ordinary_way(weight, monkeypatch):
+    """A layer whose extra buffer is neither saved nor computed again: constructed once more, filled."""
+    arch, model = weight
+
+    class WithTable(type(model)):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            self.register_buffer("table", torch.arange(3), persistent=False)
+
+    real = _build.build_model_with_cfg
+    monkeypatch.setattr(_build, "build_model_with_cfg", lambda cls, *a, **k: real(made[cls is not plain], *a, **k))
+    plain = type(model)
+    made = [WithTable, assign.unfilled(WithTable)]
+    loaded = load(arch)
+    assert torch.equal(loaded.table, torch.arange(3))
+    assert not any(t.is_meta for t in loaded.parameters())

@@ -1,0 +1,458 @@
+"""Mirrors: a folder and a server that the real clients take for the Hub."""
+
+import copy
+import functools
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+import requests
+import torch
+from huggingface_hub import HfApi, hf_hub_download, snapshot_download
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+import zoo
+from conftest import ROOT
+from loopback import running as running_hub
+from loopback_hub import Repository, WritableHub
+from zoo.cli import main
+from zoo.weights.manifest import manifest, weights
+from zoo.weights.mirror import read_index, write_mirror
+from zoo.weights.mirror_server import MirrorServer
+from zoo.weights.repository import size_and_sha256
+
+NAME = "lrunet1_100.zoo_fmnist"
+REPO = f"mirror/{NAME}"
+
+
+class Watched(MirrorServer):
+    """Keeps a log of requests instead of printing it."""
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.requests, log = [], self.RequestHandlerClass
+
+        class Quiet(log):
+            def log_message(handler, *args):
+                self.requests.append(f"{handler.command} {handler.path}")
+
+        self.RequestHandlerClass = Quiet
+
+
+class serving:
+    """Run an HTTP server in a thread."""
+
+    def __init__(self, server):
+        self.server = server
+
+    def __enter__(self):
+        self.thread = threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True)
+        self.thread.start()
+        return self.server
+
+    def __exit__(self, *_):
+        self.server.shutdown()
+        self.server.server_close()
+        self.thread.join()
+
+
+def listening(port):
+    """Wait until another process listens."""
+    for _ in range(300):
+        try:
+            return socket.create_connection(("127.0.0.1", port), 0.1).close()
+        except OSError:
+            time.sleep(0.1)
+    raise AssertionError(f"nothing listens on port {port}")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("mirror")
+    assert write_mirror([NAME], folder) == {NAME: REPO}
+    return folder
+
+
+@pytest.fixture
+def server(folder):
+    with serving(Watched(folder, "127.0.0.1", 0)) as server:
+        yield server
+
+
+@pytest.fixture
+def commit(folder):
+    return read_index(folder)[REPO]["main"]
+
+
+# ---- real clients ----
+
+
+def test_the_client_downloads_pins_and_warms_its_cache(server, commit, tmp_path):
+    get = functools.partial(hf_hub_download, REPO, "model.safetensors", endpoint=server.url, cache_dir=tmp_path)
+    path = Path(get())
+    assert size_and_sha256(path)["sha256"] == weights()[NAME]["sha256"] == path.resolve().name
+    assert path.parent.name == commit
+    assert [line.split()[0] for line in server.requests] == ["HEAD", "GET"]
+    get()
+    assert len(server.requests) == 3, "one HEAD to ask whether main has moved"
+    get(revision=commit)
+    assert len(server.requests) == 3, "a pinned commit in the cache needs no request"
+
+
+def test_a_whole_repository_and_what_is_known_of_it(server, commit, tmp_path, folder):
+    found = Path(snapshot_download(REPO, endpoint=server.url, cache_dir=tmp_path))
+    listed = read_index(folder)[REPO]["commits"][commit]
+    assert {p.name: size_and_sha256(p) for p in found.iterdir()} == listed
+    api = HfApi(endpoint=server.url, token=False)
+    assert api.model_info(REPO).sha == api.model_info(REPO, revision=commit).sha == commit
+    paths = {file.path: file for file in api.get_paths_info(REPO, ["model.safetensors", "none"])}
+    assert list(paths) == ["model.safetensors"]
+    assert paths["model.safetensors"].lfs.sha256 == weights()[NAME]["sha256"]
+
+
+def test_what_is_not_there_is_told_as_the_hub_tells_it(server, tmp_path):
+    get = functools.partial(hf_hub_download, endpoint=server.url, cache_dir=tmp_path)
+    with pytest.raises(EntryNotFoundError) as caught:
+        get(REPO, "pytorch_model.bin")
+    assert not isinstance(caught.value, LocalEntryNotFoundError)
+    with pytest.raises(RevisionNotFoundError):
+        get(REPO, "config.json", revision="v1")
+    with pytest.raises(RepositoryNotFoundError):
+        get("mirror/other", "config.json")
+
+
+def test_a_static_server_alone_is_not_enough(folder, tmp_path):
+    """Without X-Repo-Commit no client believes it is the Hub; this is why there is --serve and nginx.conf."""
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *args):
+            pass
+
+    static = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder)))
+    with serving(static):
+        url = f"http://127.0.0.1:{static.server_address[1]}"
+        content = requests.get(f"{url}/{REPO}/resolve/main/model.safetensors", timeout=10).content
+        assert size_and_sha256(content)["sha256"] == weights()[NAME]["sha256"]
+        with pytest.raises(LocalEntryNotFoundError):
+            hf_hub_download(REPO, "model.safetensors", endpoint=url, cache_dir=tmp_path)
+
+
+def test_fresh_process_with_timm_huggingface_hub_and_the_zoo(folder, server, commit, tmp_path):
+    """A student's machine: HF_ENDPOINT is set; the manifest has a published weight whose commit the mirror holds."""
+    site = tmp_path / "site"
+    shutil.copytree(ROOT / "zoo", site / "zoo", ignore=shutil.ignore_patterns("__pycache__"))
+    changed = copy.deepcopy(manifest())
+    hub = {"kind": "hub", "repo": REPO, "revision": commit, "file": "model.safetensors"}
+    changed["weights"][NAME]["sources"] = [hub]
+    (site / "weights_manifest.json").write_text(json.dumps(changed))
+    code = (
+        "import json, timm, torch, zoo\n"
+        "from huggingface_hub import hf_hub_download\n"
+        "from zoo.weights.fetch import fetch\n"
+        f"repo, name = {REPO!r}, {NAME!r}\n"
+        "x = torch.zeros(1, 1, 28, 28)\n"
+        "ids = ['hf-hub:' + repo, 'hf-hub:' + repo + '@' + " + repr(commit) + "]\n"
+        "scores = [timm.create_model(i, pretrained=True).eval()(x) for i in ids]\n"
+        "assert torch.equal(*scores)\n"
+        "config = json.load(open(hf_hub_download(repo, 'config.json')))\n"
+        "found = fetch(name)\n"
+        "own = zoo.create_model(name, pretrained=True).eval()(x)\n"
+        "assert torch.equal(own, scores[0])\n"
+        "print(json.dumps([config['architecture'], found.kind, str(found.path), own.tolist()]))\n"
+    )
+    known = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "ZOO_"))}
+    env = known | {"HF_ENDPOINT": server.url, "HF_HOME": str(tmp_path / "hf"), "ZOO_CACHE": str(tmp_path / "cache")}
+    env |= {"PYTHONPATH": str(site), "no_proxy": "127.0.0.1"}
+    run = subprocess.run([sys.executable, "-c", code], cwd=site, env=env, capture_output=True, text=True, timeout=300)
+    assert run.returncode == 0, run.stderr
+    architecture, kind, path, scores = json.loads(run.stdout.splitlines()[-1])
+    assert architecture == "lrunet1_100"
+    assert kind in ("hub", "cache")
+    assert Path(path).is_relative_to(tmp_path)
+    expected = zoo.create_model(NAME, pretrained=True).eval()(torch.zeros(1, 1, 28, 28))
+    torch.testing.assert_close(torch.tensor(scores), expected)
+
+
+# ---- the server ----
+
+
+def test_ranges_and_heads(server):
+    url = f"{server.url}/{REPO}/resolve/main/model.safetensors"
+    whole, size = requests.get(url, timeout=10), weights()[NAME]["size"]
+    assert len(whole.content) == size == int(requests.head(url, timeout=10).headers["Content-Length"])
+    for asked, first, last in (
+        ("bytes=100-199", 100, 199),
+        ("bytes=500000-", 500000, size - 1),
+        (f"bytes=0-{size}", 0, size - 1),
+    ):
+        part = requests.get(url, headers={"Range": asked}, timeout=10)
+        assert part.status_code == 206
+        assert part.headers["Content-Range"] == f"bytes {first}-{last}/{size}"
+        assert part.content == whole.content[first : last + 1]
+    assert requests.get(url, headers={"Range": f"bytes={size}-"}, timeout=10).status_code == 416
+    assert requests.get(url, headers={"Range": "lines=1-2"}, timeout=10).status_code == 200
+
+
+def test_only_what_is_listed_is_served(server, folder):
+    (folder / "secret").write_text("not in the list")
+    base = f"/{REPO}/resolve/main"
+    paths = ["/secret", "/mirror.json", "/nginx.conf", "/", f"{base}/../../../../secret", f"{base}/%2e%2e/secret"]
+    paths += [
+        f"/{REPO}/resolve/../../../secret",
+        "//etc/passwd/resolve/main/x",
+        f"/api/models/{REPO}/tree/../../../../secret",
+    ]
+    for path in paths:
+        with socket.create_connection(server.server_address) as connection:
+            connection.sendall(f"GET {path} HTTP/1.0\r\n\r\n".encode())
+            answer = b"".join(iter(lambda: connection.recv(4096), b""))
+        assert answer.startswith(b"HTTP/1.1 404"), path
+        assert b"not in the list" not in answer
+    (folder / "secret").unlink()
+
+
+def test_nothing_can_be_written_and_odd_questions_end(server):
+    url = f"{server.url}/{REPO}/resolve/main/config.json"
+    assert requests.put(url, data=b"x", timeout=10).status_code == 501
+    assert requests.delete(url, timeout=10).status_code == 501
+    assert requests.post(url, data=b"x", timeout=10).status_code == 404
+    question = f"{server.url}/api/models/{REPO}/paths-info/main"
+    assert requests.post(question, json={"paths": ["config.json"]}, timeout=10).json()[0]["path"] == "config.json"
+    for body in (b"{", b'{"paths": [[]]}', b"nothing", b'{"a": 1}', b"{" * 10_000):
+        assert requests.post(question, data=body, timeout=10).status_code == 400
+    assert requests.post(question, data=b"x" * (2 << 20), timeout=10).status_code == 413
+
+
+def test_a_file_that_changes_while_it_is_served(tmp_path):
+    write_mirror([NAME], tmp_path)
+    with serving(Watched(tmp_path, "127.0.0.1", 0)) as server:
+        next(tmp_path.glob("mirror/*/resolve/*/config.json")).write_text("{}")
+        assert requests.get(f"{server.url}/{REPO}/resolve/main/config.json", timeout=10).status_code == 500
+
+
+def test_an_address_in_use(server, folder):
+    with pytest.raises(zoo.ZooError, match="Choose another --host or --port"):
+        MirrorServer(folder, "127.0.0.1", server.server_address[1])
+    with pytest.raises(zoo.ZooError, match="Choose another --host or --port"):
+        MirrorServer(folder, "127.0.0.1", 99999)
+
+
+# ---- the folder ----
+
+
+def test_laid_out_twice_nothing_changes(tmp_path, commit):
+    write_mirror([NAME], tmp_path)
+    assert read_index(tmp_path)[REPO]["main"] == commit, "the same files have the same commit everywhere"
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.safetensors")}
+    write_mirror([NAME], tmp_path)
+    assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.safetensors")} == before
+    assert list(tmp_path.glob(".mirror-*")) == []
+
+
+def test_new_files_are_a_new_commit_and_the_old_one_stays(tmp_path, monkeypatch):
+    shutil.copytree(ROOT / "hub" / NAME, tmp_path / "hub" / NAME)
+    monkeypatch.setenv("ZOO_HUB", str(tmp_path / "hub"))
+    write_mirror([NAME], tmp_path / "m")
+    old = read_index(tmp_path / "m")[REPO]["main"]
+    (tmp_path / "hub" / NAME / "training_log.jsonl").write_text("{}\n")
+    write_mirror([NAME], tmp_path / "m")
+    found = read_index(tmp_path / "m")[REPO]
+    assert list(found["commits"]) == [old, found["main"]]
+    with serving(Watched(tmp_path / "m", "127.0.0.1", 0)) as server:
+        log = f"{server.url}/{REPO}/resolve/%s/training_log.jsonl"
+        assert requests.get(log % "main", timeout=10).text == "{}\n"
+        assert requests.get(log % old, timeout=10).text != "{}\n"
+
+
+def test_a_damaged_mirror_is_not_served_and_can_be_repaired(tmp_path, capsys):
+    write_mirror([NAME], tmp_path)
+    model = next(tmp_path.glob("mirror/*/resolve/*/model.safetensors"))
+    content = model.read_bytes()
+    model.write_bytes(content[:-1] + b"\x01")
+    assert main(["mirror", str(tmp_path), "--serve", "--port", "0"]) == 1
+    assert "is damaged or missing: run zoo mirror" in capsys.readouterr().err
+    write_mirror([NAME], tmp_path)
+    assert next(tmp_path.glob("mirror/*/resolve/*/model.safetensors")).read_bytes() == content
+    MirrorServer(tmp_path, "127.0.0.1", 0).server_close()
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda index: index.update({"../../etc/x": index[REPO]}),
+        lambda index: index.update({"a/../x": index[REPO]}),
+        lambda index: index[REPO].update(main="0" * 40),
+        lambda index: index[REPO]["commits"].update({"..": {}}),
+        lambda index: index[REPO]["commits"][index[REPO]["main"]].update({"../x": {"size": 1, "sha256": "0" * 64}}),
+        lambda index: index[REPO]["commits"][index[REPO]["main"]].update({"x": {"size": "1", "sha256": "0" * 64}}),
+        lambda index: index[REPO].clear(),
+    ],
+)
+def test_a_spoiled_list_is_refused(folder, tmp_path, spoil):
+    index = json.loads((folder / "mirror.json").read_text())
+    spoil(index["repositories"])
+    (tmp_path / "mirror.json").write_text(json.dumps(index))
+    with pytest.raises(zoo.WeightError, match="is damaged"):
+        MirrorServer(tmp_path, "127.0.0.1", 0)
+
+
+def test_command_line(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(MirrorServer, "serve_forever", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
+    assert main(["mirror", str(tmp_path), NAME, "--namespace", "lab", "--serve", "--port", "0"]) == 130
+    printed = capsys.readouterr().out
+    assert f'timm.create_model("hf-hub:lab/{NAME}", pretrained=True)' in printed
+    assert "HF_ENDPOINT=http://127.0.0.1:" in printed
+    for words, expected in (
+        ([str(tmp_path)], "Name the weights to mirror"),
+        ([str(tmp_path / "none"), "--serve"], "is not a mirror: lay it out first"),
+        ([str(tmp_path), NAME, "--namespace", "../x"], "cannot be a namespace"),
+        ([str(tmp_path), "pd_a_resnet18"], "its authors' release has no licence"),
+    ):
+        assert main(["mirror", *words]) == 1
+        assert expected in capsys.readouterr().err
+
+
+def test_nginx_is_told_both_headers_for_every_file(folder, commit):
+    text = (folder / "nginx.conf").read_text()
+    for file, listed in read_index(folder)[REPO]["commits"][commit].items():
+        for revision in (commit, "main"):
+            line = next(x for x in text.splitlines() if f'location = "/{REPO}/resolve/{revision}/{file}"' in x)
+            assert f'add_header X-Repo-Commit "{commit}" always;' in line
+            assert f"""add_header ETag '"{listed["sha256"]}"';""" in line
+
+
+@pytest.mark.slow
+def test_nginx_is_a_hub_endpoint_with_the_written_configuration(folder, tmp_path):
+    command = os.environ.get("ZOO_NGINX") or shutil.which("nginx")
+    if not command:
+        pytest.skip("install nginx, or set ZOO_NGINX to it")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    places = "".join(
+        f"{kind}_temp_path {tmp_path}/{kind}; " for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
+    (tmp_path / "nginx.conf").write_text(
+        f"{'user root; ' if os.geteuid() == 0 else ''}daemon off; events {{}}\n"
+        f"pid {tmp_path}/pid; error_log {tmp_path}/log;\n"
+        f"http {{ access_log off; {places}\n"
+        f"server {{ listen 127.0.0.1:{port}; root {folder}; include {folder}/nginx.conf; }} }}\n"
+    )
+    run = subprocess.Popen([command, "-c", str(tmp_path / "nginx.conf"), "-e", str(tmp_path / "log")])
+    try:
+        listening(port)
+        get = functools.partial(hf_hub_download, REPO, endpoint=f"http://127.0.0.1:{port}", cache_dir=tmp_path / "hub")
+        assert size_and_sha256(Path(get("model.safetensors")))["sha256"] == weights()[NAME]["sha256"]
+        with pytest.raises(EntryNotFoundError) as caught:
+            get("pytorch_model.bin")
+        assert not isinstance(caught.value, LocalEntryNotFoundError)
+        found = snapshot_download(REPO, endpoint=f"http://127.0.0.1:{port}", cache_dir=tmp_path / "all")
+        assert len(list(Path(found).iterdir())) >= 6
+    finally:
+        run.terminate()
+        run.wait(30)
+
+
+# ---- what is published keeps its repository and commit ----
+
+
+@pytest.fixture
+def published(monkeypatch, tmp_path):
+    """A Hub that has the weight, and a manifest that says so."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
+    files = {path.name: path.read_bytes() for path in (ROOT / "hub" / NAME).iterdir()}
+    with running_hub(WritableHub()) as hub:
+        hub.repositories[f"org/{NAME}"] = Repository()
+        revision = hub.repositories[f"org/{NAME}"].commit(files | {".gitattributes": b"x"})
+        changed = copy.deepcopy(manifest())
+        source = {"kind": "hub", "repo": f"org/{NAME}", "revision": revision, "file": "model.safetensors"}
+        changed["weights"][NAME]["sources"].append(source)
+        monkeypatch.setattr("zoo.weights.manifest.manifest", lambda: changed)
+        there = functools.partial(snapshot_download, endpoint=hub.url)
+        monkeypatch.setattr(huggingface_hub, "snapshot_download", there)
+        yield hub, revision, files
+
+
+def test_a_published_weight_is_mirrored_as_it_was_published(published, tmp_path):
+    _, revision, files = published
+    chosen = write_mirror([NAME], tmp_path / "m", cache_dir=tmp_path / "cache")
+    assert chosen == {NAME: f"org/{NAME}"}
+    found = read_index(tmp_path / "m")[f"org/{NAME}"]
+    assert found["main"] == revision
+    assert found["commits"][revision] == {name: size_and_sha256(content) for name, content in files.items()}
+
+
+def test_a_hub_with_other_bytes_is_not_mirrored(published, tmp_path):
+    hub, revision, files = published
+    held = hub.repositories[f"org/{NAME}"].commits[revision]
+    held["model.safetensors"] = files["model.safetensors"][:-1] + b"\x01"
+    with pytest.raises(zoo.HashMismatchError, match="was not mirrored"):
+        write_mirror([NAME], tmp_path / "m", cache_dir=tmp_path / "cache")
+    assert not (tmp_path / "m" / "mirror.json").exists()
+    hub.repositories.clear()
+    with pytest.raises(zoo.WeightError, match=f"Hub org/{NAME}: its files cannot be had"):
+        write_mirror([NAME], tmp_path / "n", cache_dir=tmp_path / "cache2")
+
+
+# ---- a caching mirror of others in front ----
+
+
+@pytest.mark.slow
+def test_olah_in_front_and_then_without_us(folder, commit, tmp_path):
+    """client -> olah -> our mirror; then the mirror is gone, and olah alone has what it has seen."""
+    command = os.environ.get("ZOO_OLAH") or shutil.which("olah-cli")
+    if not command:
+        pytest.skip("install olah (best in an environment of its own) and set ZOO_OLAH to its olah-cli")
+
+    def olah(upstream, port, offline):
+        config = tmp_path / "olah.toml"
+        net, mine = f'"{upstream}"', f'"127.0.0.1:{port}"'
+        config.write_text(
+            f'[basic]\nhost = "127.0.0.1"\nport = {port}\n'
+            f'repos-path = "{tmp_path}/repos"\nlog-path = "{tmp_path}/log"\n'
+            f'hf-scheme = "http"\nhf-netloc = {net}\nhf-lfs-netloc = {net}\n'
+            f'mirror-scheme = "http"\nmirror-netloc = {mine}\nmirror-lfs-netloc = {mine}\n'
+            f"[accessibility]\noffline = {str(offline).lower()}\n"
+        )
+        with open(tmp_path / "olah.out", "ab") as output:
+            run = subprocess.Popen([command, "-c", str(config)], cwd=tmp_path, stdout=output, stderr=output)
+        listening(port)
+        return run
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    address = f"http://127.0.0.1:{port}"
+    with serving(Watched(folder, "127.0.0.1", 0)) as server:
+        upstream = server.url.removeprefix("http://")
+        run = olah(upstream, port, offline=False)
+        try:
+            path = hf_hub_download(REPO, "model.safetensors", endpoint=address, cache_dir=tmp_path / "first")
+            assert size_and_sha256(Path(path))["sha256"] == weights()[NAME]["sha256"]
+            assert len(list(Path(snapshot_download(REPO, endpoint=address, cache_dir=tmp_path / "all")).iterdir())) >= 6
+        finally:
+            run.terminate()
+            run.wait(30)
+    run = olah(upstream, port, offline=True)
+    try:
+        again = hf_hub_download(
+            REPO, "model.safetensors", endpoint=address, cache_dir=tmp_path / "second", revision=commit
+        )
+        assert size_and_sha256(Path(again))["sha256"] == weights()[NAME]["sha256"]
+    finally:
+        run.terminate()
+        run.wait(30)

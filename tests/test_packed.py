@@ -1,0 +1,261 @@
+"""The packed form: every file comes back bit for bit, and no bytes whatever crash, hang or bloat its reader."""
+
+import hashlib
+import json
+import os
+import random
+import resource
+import signal
+
+import pytest
+import torch
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load, save
+
+import zoo
+from zoo.cli import main
+from zoo.weights.convert import safetensors_bytes
+from zoo.weights.load import read_verified
+from zoo.weights.packed import EXPANSION, FORMAT, is_packed, pack, unpack
+
+CASES = int(os.environ.get("ZOO_FUZZ_CASES", "100000"))
+FLOATS = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
+DTYPES = [*FLOATS, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool]
+
+
+def sparse_state(density: float, dtype: torch.dtype = torch.float16, side: int = 64) -> dict:
+    """A masked weight as the sparse family stores it, and a bank that two names hold."""
+    generator = torch.Generator().manual_seed(1)
+    mask = torch.rand(side, side, 3, 3, generator=generator) < density
+    weight = torch.randn(side, side, 3, 3, generator=generator).to(dtype).masked_fill(~mask, 0)
+    weight[mask.nonzero(as_tuple=True)[0][:1], 0, 0, 0] = 0
+    bank = torch.randn(500, generator=generator)
+    names = ("conv.parametrizations.weight.original", "conv.parametrizations.weight.0.mask", "bank", "again")
+    return dict(zip(names, (weight, mask, bank, bank.clone()), strict=True))
+
+
+def plan_of(content: bytes) -> dict:
+    length = int.from_bytes(content[:8], "little")
+    return json.loads(json.loads(content[8 : 8 + length])["__metadata__"]["plan"])
+
+
+@settings(max_examples=80, deadline=None)
+@given(data=st.data())
+def test_every_file_comes_back_bit_for_bit(data):
+    """Any types, shapes, densities, repetitions, metadata; also NaN, infinities, -0.0."""
+    generator = torch.Generator().manual_seed(data.draw(st.integers(0, 1 << 30)))
+    state = {}
+    for i in range(data.draw(st.integers(0, 5))):
+        dtype = data.draw(st.sampled_from(DTYPES))
+        shape = data.draw(st.lists(st.integers(0, 24), max_size=3))
+        values = torch.randint(-9, 9, shape, generator=generator).to(dtype)
+        if dtype in FLOATS and values.numel():
+            values.view(-1)[:3] = torch.tensor([float("nan"), float("-inf"), -0.0])[: values.numel()].to(dtype)
+        keep = torch.rand(shape, generator=generator) < data.draw(st.sampled_from([0.0, 0.02, 0.1, 0.5, 1.0]))
+        values = torch.where(keep, values, torch.zeros((), dtype=dtype))
+        state[f"{'ab'[i % 2]}.{i}"] = values
+        if data.draw(st.booleans()):
+            state[f"again.{i}"] = values.clone()
+    plain = safetensors_bytes(state, data.draw(st.dictionaries(st.text(max_size=5), st.text(max_size=5), max_size=2)))
+    packed = pack(plain)
+    assert is_packed(packed)
+    assert not is_packed(plain)
+    assert unpack(packed) == plain
+
+
+def test_a_sparse_weight_occupies_what_it_is():
+    """Values once, positions within 3 % of their entropy, the mask's for nothing, the bank once."""
+    density = 0.1
+    state = sparse_state(density, side=160)
+    packed = pack(save(state))
+    stored = {name: tensor.numel() for name, tensor in load(packed).items()}
+    on = int(state["conv.parametrizations.weight.0.mask"].sum())
+    entropy = torch.special.entr(torch.tensor([on / (160 * 160 * 9), 1 - on / (160 * 160 * 9)])).sum() / 0.693147
+    positions = sum(size for name, size in stored.items() if name.startswith("p"))
+    assert positions * 8 < 1.03 * float(entropy) * 160 * 160 * 9
+    forms = sorted((entry["form"], entry["bytes"]) for entry in plan_of(packed)["tensors"])
+    assert [form for form, _ in forms] == ["ones", "plain", "same", "sparse"]
+    assert sum(size for name, size in stored.items() if name.startswith("t")) == 2 * on + 2000
+
+
+@pytest.mark.parametrize(("density", "code"), [(0.001, "rice"), (0.1, "rice"), (0.5, "bits")])
+def test_positions_are_coded_the_shorter_way(density, code):
+    packed = pack(save(sparse_state(density)))
+    assert {entry["code"] for entry in plan_of(packed)["positions"]} == {code}
+    assert unpack(packed) == save(sparse_state(density))
+
+
+def test_dense_and_nearly_empty_files():
+    dense = save({"a": torch.randn(1000)})
+    assert len(pack(dense)) < len(dense) + 3000
+    empty = save({"a": torch.zeros(1 << 20)})  # would expand more than the reader allows, so it stays plain
+    assert len(pack(empty)) > len(empty) / EXPANSION
+    assert unpack(pack(empty)) == empty
+    with pytest.raises(zoo.WeightError, match="not a safetensors file"):
+        pack(b"nonsense")
+
+
+def test_a_packed_file_loads_under_the_plain_files_sha256(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "cache"))
+    plain = save(sparse_state(0.1))
+    (tmp_path / "model.safetensors").write_bytes(plain)
+    target = tmp_path / "model.packed.safetensors"
+    assert main(["pack", str(tmp_path / "model.safetensors"), "-o", str(target)]) == 0
+    loaded = read_verified(target, hashlib.sha256(plain).hexdigest())
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in sparse_state(0.1).items())
+    with pytest.raises(zoo.HashMismatchError):
+        read_verified(target, hashlib.sha256(target.read_bytes()).hexdigest())
+    assert main(["pack", "--unpack", str(target), "-o", str(tmp_path / "again")]) == 0
+    assert (tmp_path / "again").read_bytes() == plain
+    assert main(["pack", str(target), "-o", str(tmp_path / "x")]) == 1
+    assert "--unpack" in capsys.readouterr().err
+
+
+# ---- the reader, against whoever controls the bytes ----
+
+
+def repacked(change) -> bytes:
+    """A packed file whose plan, or byte strings, have been changed by hand."""
+    content = pack(save(sparse_state(0.1)))
+    plan, pieces = plan_of(content), load(content)
+    change(plan, pieces)
+    return safetensors_bytes(pieces, {"format": FORMAT, "plan": json.dumps(plan)})
+
+
+LIES = {
+    "huge tensor": lambda plan, pieces: plan["tensors"][0].update(bytes=1 << 62),
+    "many repetitions": lambda plan, pieces: plan["tensors"].extend(
+        [{"form": "same", "bytes": 73728, "as": [e["bytes"] for e in plan["tensors"]].index(73728)}] * 10_000
+    ),
+    "huge set of positions": lambda plan, pieces: plan["positions"][0].update(entries=1 << 62),
+    "huge count": lambda plan, pieces: plan["positions"][0].update(count=1 << 62),
+    "too many lower bits": lambda plan, pieces: plan["positions"][0].update(low=63),
+    "negative size": lambda plan, pieces: plan["tensors"][0].update(bytes=-1),
+    "size a truth": lambda plan, pieces: plan["tensors"][0].update(bytes=True),
+    "size a fraction": lambda plan, pieces: plan["tensors"][0].update(bytes=1.5),
+    "repeats itself": lambda plan, pieces: plan["tensors"].__setitem__(0, {"form": "same", "bytes": 8, "as": 0}),
+    "repeats a later one": lambda plan, pieces: plan["tensors"][0].update({"form": "same", "as": 3}),
+    "positions that do not exist": lambda plan, pieces: [e.update(at=99) for e in plan["tensors"] if "at" in e],
+    "unknown field": lambda plan, pieces: plan["tensors"][0].update(extra=0),
+    "unknown form": lambda plan, pieces: plan["tensors"][0].update(form="pickle"),
+    "width zero": lambda plan, pieces: [entry.update(width=0) for entry in plan["tensors"] if "width" in entry],
+    "no header": lambda plan, pieces: pieces.pop("header"),
+    "values missing": lambda plan, pieces: [pieces.pop(name) for name in list(pieces) if name.startswith("t")],
+    "positions beyond the end": lambda plan, pieces: pieces.update(
+        {"p0.high": torch.cat([torch.zeros(50_000, dtype=torch.uint8), pieces["p0.high"]])}
+    ),
+    "no plan": lambda plan, pieces: plan.clear(),
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_a_lying_plan_is_refused_before_anything_is_allocated(lie):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(zoo.WeightError, match="not a packed weight file") as caught:
+        unpack(repacked(LIES[lie]), "x")
+    assert "\n" not in str(caught.value)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 << 10
+
+
+NUMBERS = [
+    -1,
+    0,
+    1,
+    2,
+    7,
+    8,
+    63,
+    64,
+    255,
+    1 << 16,
+    1 << 31,
+    1 << 40,
+    1 << 62,
+    1 << 64,
+    1 << 70,
+    1.5,
+    True,
+    None,
+    "1",
+    [],
+]
+BASES = [pack(save(sparse_state(density, side=8))) for density in (0.02, 0.1, 0.5)]
+
+
+def mutated(seed: int) -> bytes:
+    """One of the base files, changed at random: bytes, length, header, plan, or byte strings."""
+    rng = random.Random(seed)
+    content = bytearray(rng.choice(BASES))
+    length = int.from_bytes(content[:8], "little")
+    way = rng.randrange(5)
+    if way == 0:  # any bytes
+        for _ in range(rng.choice((1, 1, 2, 8, 64))):
+            content[rng.randrange(len(content))] = rng.randrange(256)
+    elif way == 1:  # cut, or longer
+        content = content[: rng.randrange(len(content))] + bytes(rng.randrange(0, 40) if rng.random() < 0.3 else 0)
+    elif way == 2:  # the header only
+        for _ in range(rng.choice((1, 2, 4))):
+            content[rng.randrange(8, 8 + length)] = rng.choice(b'0123456789{}[]",:-aeptx')
+    else:
+        plan, pieces = plan_of(content), load(bytes(content))
+        if way == 3:  # the plan: numbers, forms, order
+            for _ in range(rng.choice((1, 1, 2, 3))):
+                entry = rng.choice(plan["tensors"] + plan["positions"])
+                field = rng.choice(list(entry))
+                near = entry[field] + rng.choice((-1, 1)) if isinstance(entry[field], int) else "same"
+                entry[field] = rng.choice([*NUMBERS, near, "plain", "same", "sparse", "ones", "bits", "rice"])
+        else:  # the byte strings
+            name = rng.choice(list(pieces))
+            piece = pieces[name].clone()
+            piece[rng.randrange(len(piece))] ^= 1 << rng.randrange(8)
+            pieces[name] = rng.choice([piece, piece[:-1], torch.cat([piece, piece]), piece.view(torch.int8)])
+        return safetensors_bytes(pieces, {"format": FORMAT, "plan": json.dumps(plan)})
+    return bytes(content)
+
+
+def survives(seed: int, tally: dict) -> None:
+    content = mutated(seed)
+    signal.alarm(60)  # a hang ends the process
+    try:
+        size = len(unpack(content, "x"))
+        assert size <= EXPANSION * len(content)
+        tally["read"] = tally.get("read", 0) + 1
+    except zoo.WeightError as error:
+        assert "\n" not in str(error)
+        tally["refused"] = tally.get("refused", 0) + 1
+    finally:
+        signal.alarm(0)
+
+
+def fuzz(cases: int) -> dict:
+    """Hypothesis draws the seeds; returns how many files were read and refused, and the memory gained in MiB."""
+    tally: dict = {}
+
+    @settings(
+        max_examples=cases, deadline=None, database=None, phases=[Phase.generate], suppress_health_check=HealthCheck
+    )
+    @given(seed=st.integers(0, (1 << 64) - 1))
+    def run(seed: int) -> None:
+        survives(seed, tally)
+
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    run()
+    tally["MiB"] = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) >> 10
+    return tally
+
+
+def test_fuzz_a_little():
+    tally = fuzz(1500)
+    assert tally["read"] > 10
+    assert tally["refused"] > 500
+    assert tally["MiB"] < 200
+
+
+@pytest.mark.slow
+def test_fuzz():
+    """``python -m pytest tests/test_packed.py -m slow -s``; ZOO_FUZZ_CASES says how many."""
+    tally = fuzz(CASES)
+    print(f"{tally['read'] + tally['refused']} cases: {tally}")
+    assert tally["read"] + tally["refused"] >= CASES
+    assert tally["MiB"] < 200

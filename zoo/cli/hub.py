@@ -1,0 +1,86 @@
+"""``zoo bundle``, ``zoo mirror`` and ``zoo publish``: passing weights on."""
+
+import argparse
+
+from ..errors import ZooError
+from ..weights.bundle import install_bundle, write_bundle
+from ..weights.mirror import write_mirror
+from ..weights.mirror_server import MirrorServer
+from ..weights.publish import Published, connect, prepare, publish
+from ..weights.repository import choose
+
+
+def add_commands(commands: argparse._SubParsersAction) -> None:
+    """Add this group's commands."""
+    words = "arch.tag, an architecture for its first weight, or a shell pattern such as 'lrunet*'"
+    bundle = commands.add_parser("bundle", help="one verified file of weights for a machine without network")
+    bundle.add_argument("name", nargs="*", help=words)
+    bundle.add_argument("-o", "--output", metavar="FILE", help="the bundle to write")
+    bundle.add_argument("--install", metavar="FILE", help="install a bundle: all of it, or nothing")
+    bundle.add_argument("--to", metavar="DIR", help="install into this folder (for ZOO_HUB and local-dir:)")
+    bundle.set_defaults(run=_bundle)
+    mirror = commands.add_parser("mirror", help="a folder, and a server, that are a Hub endpoint (HF_ENDPOINT)")
+    mirror.add_argument("folder", metavar="DIR")
+    mirror.add_argument("name", nargs="*", help=f"{words}; added to the mirror")
+    mirror.add_argument("--namespace", default="mirror", help="of weights that are not on the Hub (default: mirror)")
+    mirror.add_argument("--serve", action="store_true", help="serve the folder until interrupted")
+    mirror.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 for the whole network")
+    mirror.add_argument("--port", type=int, default=8000, help="0 for any free one")
+    mirror.set_defaults(run=_mirror)
+    publish = commands.add_parser("publish", help="bring our staged weights to the Hub and enter their commits")
+    publish.add_argument("name", nargs="+", help=words)
+    publish.add_argument("--namespace", required=True, metavar="ORG", help="user or organisation on the Hub")
+    publish.add_argument("--dry-run", action="store_true", help="print what would be done; send and change nothing")
+    publish.set_defaults(run=_publish)
+
+
+def _bundle(options: argparse.Namespace) -> None:
+    if options.install:
+        if options.name or options.output:
+            raise ZooError("zoo bundle --install FILE installs all that is in FILE: leave out names and -o.")
+        for found in install_bundle(options.install, options.to):
+            use = f'timm.create_model("{found.name}", pretrained=True)'
+            if options.to:
+                use = f'timm.create_model("local-dir:{found.path.parent}", pretrained=True)'
+            print(f"{found.name}  {found.path}\n    import timm, zoo; {use}")
+        return
+    if not options.name or not options.output or options.to:
+        raise ZooError("Write a bundle with zoo bundle NAME ... -o FILE, install one with zoo bundle --install FILE.")
+    for name in write_bundle(choose(options.name), options.output):
+        print(f"{name}  verified")
+    print(f"{options.output}: on the other machine, zoo bundle --install FILE")
+
+
+def _mirror(options: argparse.Namespace) -> None:
+    if options.name:
+        for name, repo in write_mirror(choose(options.name), options.folder, options.namespace).items():
+            print(f'{name}  timm.create_model("hf-hub:{repo}", pretrained=True)')
+    elif not options.serve:
+        raise ZooError("Name the weights to mirror ('*' for all), or serve what the folder has with --serve.")
+    if not options.serve:
+        print(f"{options.folder}: serve it with zoo mirror {options.folder} --serve")
+        return
+    with MirrorServer(options.folder, options.host, options.port) as server:
+        print(f"HF_ENDPOINT={server.url}  (stop with Ctrl-C)", flush=True)
+        server.serve_forever()
+
+
+def _publish(options: argparse.Namespace) -> None:
+    names = choose(options.name)
+    api = None if options.dry_run else connect()
+    repositories = prepare(names, options.namespace, options.dry_run)
+    if options.dry_run:
+        for repository in repositories:
+            print(f"{repository.repo}: create the repository if there is none, then one commit of what differs in")
+            for file, found in repository.sizes.items():
+                print(f"    {file:30} {found['size']:>12,} bytes  sha256 {found['sha256']}")
+            print(f"    and enter {repository.repo} with its commit in the manifest as a source of {repository.name}")
+        print("Nothing was sent or changed.")
+        return
+
+    def report(published: Published) -> None:
+        state = "published" if published.changed else "unchanged"
+        print(f"{state}  {published.repo}@{published.revision}", flush=True)
+
+    publish(repositories, api, done=report)
+    print("The manifest has these commits. Now run: python scripts/update_docs.py")

@@ -1,0 +1,270 @@
+"""One file over HTTP(S): resumed after a break and in later runs, never more than it may be, with a progress bar.
+
+Used for the Hub as well: huggingface_hub (2.4) keeps nothing of a broken download and takes any bytes of the right
+number, so it gives address, token and cache here, and the bytes come this way. Nothing is believed about them: the
+caller compares the sha256 of the whole file.
+"""
+
+import contextlib
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import Any, BinaryIO
+from urllib.parse import urlsplit, urlunsplit
+
+import requests
+from tqdm import tqdm
+from urllib3.exceptions import HTTPError as TransportError
+
+from ..errors import WeightError
+from . import google_drive
+
+ATTEMPTS = 5
+_TIMEOUT = (10, 30)  # seconds to connect, and between two packets
+_SLOWEST, _PATIENCE = 1024, 60.0  # bytes per second, as the mean of so many seconds
+_LONGEST_WAIT = 60.0  # seconds that a server may ask us to wait
+_BUSY = (408, 429, 500, 502, 503, 504)
+_pause = time.sleep
+_PAGE = re.compile(rb"\s*<(!doctype html|html|head|\?xml)", re.IGNORECASE)
+
+
+class _Broken(Exception):
+    """This attempt failed, another may not."""
+
+    def __init__(self, reason: str, wait: float | None = None):
+        super().__init__(reason)
+        self.wait = wait
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where a file is.
+
+    Attributes:
+        url: Its address.
+        label: What error messages call it.
+        headers: Sent to this host only; a redirect to another does not get the Authorization among them.
+    """
+
+    url: str
+    label: str
+    headers: Mapping[str, str]
+
+
+def shown(url: str) -> str:
+    """An address without user name and password, for messages."""
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
+
+def download(address: Address, part: Path, limit: int, need_length: bool = False) -> None:
+    """Bring a file, or the rest of one, into ``part``.
+
+    What is in ``part`` already is continued if the server still has the same file (``If-Range``), else thrown away.
+    When the connection breaks ``part`` stays for the next attempt or run; on any other error it is removed.
+
+    Args:
+        address: Where from.
+        part: The partial file; a note beside it, ``.json``, says which version of which address it is a part of.
+        limit: No more than so many bytes are accepted.
+        need_length: Refuse an answer without a length: a cut could not be noticed.
+
+    Raises:
+        WeightError: If it cannot be had, in one line that names ``address.label``.
+    """
+    for attempt in range(ATTEMPTS):
+        try:
+            return _attempt(address, part, limit, need_length)
+        except _Broken as error:
+            if attempt == ATTEMPTS - 1:
+                kept = part.stat().st_size if part.exists() else 0
+                rest = f"; {kept} bytes are kept, and the next try goes on from there" if kept else ""
+                if not kept:
+                    discard(part)
+                raise WeightError(f"{address.label}: {error} ({ATTEMPTS} attempts{rest})") from None
+            _pause(min(0.5 * 2**attempt, 8.0) if error.wait is None else error.wait)
+        except WeightError:
+            discard(part)
+            raise
+        except OSError as error:
+            discard(part)
+            raise WeightError(f"{part.parent}: cannot be written ({error.strerror or error})") from None
+    return None
+
+
+def discard(part: Path) -> None:
+    """Remove a partial file and its note."""
+    part.unlink(missing_ok=True)
+    forget(part)
+
+
+def forget(part: Path) -> None:
+    """Remove the note of a partial file, which is then not continued any more."""
+    _note(part).unlink(missing_ok=True)
+
+
+def _note(part: Path) -> Path:
+    return part.with_name(part.name + ".json")
+
+
+def _attempt(address: Address, part: Path, limit: int, need_length: bool) -> None:
+    note = _read_note(part, address.url)
+    if note and need_length and not note["validator"]:
+        note = None  # no sha256 is known that would tell two versions in one file apart
+    start = part.stat().st_size if note and part.exists() else 0
+    headers = {"Accept-Encoding": "identity", **address.headers}
+    if start:
+        headers["Range"] = f"bytes={start}-"
+        if note["validator"]:
+            headers["If-Range"] = note["validator"]
+    with requests.Session() as session:
+        session.max_redirects = 10
+        with _open(session, address, headers) as answer:
+            if answer.status_code == 416:
+                if answer.headers.get("Content-Range") == f"bytes */{start}":
+                    return  # it was whole already
+                discard(part)
+                raise _Broken("does not know the range that is missing", 0.0)
+            start = _check_answer(answer, address, start)
+            length = _length(answer)
+            if length is None and need_length:
+                raise WeightError(f"{address.label}: does not say how long the file is; give its sha256 with --sha256")
+            if start + (length or 0) > limit:
+                raise _too_long(address, limit)
+            validator = answer.headers.get("ETag") or answer.headers.get("Last-Modified") or ""
+            validator = "" if validator.startswith("W/") else validator
+            if not start:
+                part.unlink(missing_ok=True)
+                _note(part).write_text(json.dumps({"url": address.url, "validator": validator}), encoding="utf-8")
+            with open(part, "ab") as file:
+                _receive(answer, file, start, length, limit, address)
+                os.fsync(file.fileno())
+
+
+def _open(session: requests.Session, address: Address, headers: Mapping[str, str]) -> requests.Response:
+    """The answer to a request, past redirects and Google Drive's page of confirmation."""
+    url = address.url
+    try:
+        answer = session.get(url, stream=True, timeout=_TIMEOUT, headers=headers)
+        if google_drive.is_drive(answer.url) and answer.headers.get("Content-Type", "").startswith("text/html"):
+            page = answer.raw.read(1 << 20).decode("utf-8", "replace")
+            answer.close()
+            try:
+                url = google_drive.confirmed_url(page, answer.url)
+            except WeightError as error:
+                raise WeightError(f"{address.label}: {error}") from None
+            answer = session.get(url, stream=True, timeout=_TIMEOUT, headers=headers)
+    except requests.TooManyRedirects:
+        raise WeightError(f"{address.label}: redirects without end") from None
+    except requests.Timeout:
+        raise _Broken("no answer in time") from None
+    except requests.exceptions.SSLError as error:
+        raise WeightError(f"{address.label}: its certificate is not accepted ({_reason(error)})") from None
+    except requests.ConnectionError as error:
+        if isinstance(error.args[0] if error.args else None, TransportError) and "Max retries" in str(error):
+            raise WeightError(f"{address.label}: no connection") from None
+        raise _Broken("the connection broke off") from None
+    except (requests.RequestException, TransportError, UnicodeError) as error:
+        raise WeightError(f"{address.label}: {_reason(error)}") from None
+    if url.startswith("https:") and any(step.url.startswith("http:") for step in [*answer.history, answer]):
+        answer.close()
+        raise WeightError(f"{address.label}: redirects from https to http, which is refused")
+    return answer
+
+
+def _check_answer(answer: requests.Response, address: Address, start: int) -> int:
+    """Refuse what is no file; return how many bytes already here the answer continues."""
+    status = answer.status_code
+    if status in _BUSY:
+        wait = _retry_after(answer.headers.get("Retry-After"))
+        if wait is not None and wait > _LONGEST_WAIT:
+            raise WeightError(f"{address.label}: answered {status} and asks to come back in {wait:.0f} seconds")
+        raise _Broken(f"answered {status} {answer.reason}", wait)
+    if status not in (200, 206):
+        said = re.sub(r"[^ -~]", " ", answer.headers.get("X-Error-Message", "")).strip()[:200]
+        hint = "; set HF_TOKEN to a token that may read it" if "X-Error-Code" in answer.headers and status < 404 else ""
+        raise WeightError(f"{address.label}: answered {status} {answer.reason}{f' ({said})' if said else ''}{hint}")
+    if answer.headers.get("Content-Encoding", "identity") != "identity":
+        raise WeightError(f"{address.label}: sends the file encoded as {answer.headers['Content-Encoding']}")
+    if status == 200:
+        return 0  # it ignores ranges, or the file has changed
+    if not re.match(rf"bytes {start}-\d+/", answer.headers.get("Content-Range", "")):
+        raise WeightError(f"{address.label}: sent another range than it was asked for")
+    return start
+
+
+def _receive(
+    answer: requests.Response, file: BinaryIO, start: int, length: int | None, limit: int, address: Address
+) -> None:
+    received, window, mark = 0, 0, time.monotonic()
+    with _bar(address, start, length) as bar:
+        while length is None or received < length:
+            try:
+                block = answer.raw.read1(1 << 16)
+            except (TransportError, OSError):
+                raise _Broken("the connection broke off") from None
+            if not block:
+                break
+            if not start + received and _PAGE.match(block):
+                raise WeightError(f"{address.label}: answered with a web page instead of the file")
+            received, window = received + len(block), window + len(block)
+            if start + received > limit:
+                raise _too_long(address, limit)
+            file.write(block)
+            bar.update(len(block))
+            passed = time.monotonic() - mark
+            if passed > _PATIENCE:
+                if window < _SLOWEST * passed:
+                    file.flush()
+                    raise _Broken(f"sends fewer than {_SLOWEST} bytes a second")
+                window, mark = 0, time.monotonic()
+        file.flush()
+    if length is not None and received < length:
+        raise _Broken("the connection broke off")
+
+
+@contextlib.contextmanager
+def _bar(address: Address, start: int, length: int | None) -> Iterator[Any]:
+    name = urlsplit(address.url).path.rsplit("/", 1)[-1]
+    total = None if length is None else start + length
+    options = {"unit": "B", "unit_scale": True, "disable": None, "file": sys.stderr, "delay": 2}
+    with tqdm(total=total, initial=start, desc=name, **options) as bar:
+        yield bar
+
+
+def _read_note(part: Path, url: str) -> dict[str, str] | None:
+    try:
+        note = json.loads(_note(part).read_text(encoding="utf-8"))
+        return note if note["url"] == url and isinstance(note["validator"], str) else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _length(answer: requests.Response) -> int | None:
+    text = answer.headers.get("Content-Length", "")
+    return int(text) if text.isascii() and text.isdigit() else None
+
+
+def _retry_after(text: str | None) -> float | None:
+    if not text:
+        return None
+    if text.strip().isdigit():
+        return float(text)
+    try:
+        return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
+def _too_long(address: Address, limit: int) -> WeightError:
+    return WeightError(f"{address.label}: sent more than {limit} bytes, which cannot be the original")
+
+
+def _reason(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,138 @@
+"""The files that belong to a weight: what its Hub repository, its folder in a bundle and in a mirror hold."""
+
+import fnmatch
+import hashlib
+import re
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from ..errors import UnknownNameError, WeightError
+from .card import model_card
+from .fetch import fetch
+from .manifest import facts, full_name, manifest, weights
+from .paths import hub_folder, shipped_hub
+
+MODEL, CONFIG, CARD, LICENCE = "model.safetensors", "config.json", "README.md", "LICENSE"
+COLLAPSED, RECORD = "model.collapsed.safetensors", "equivalence.json"
+REQUIRED = (CONFIG, LICENCE, CARD, MODEL)
+OPTIONAL = (COLLAPSED, RECORD, "model.packed.safetensors", "recipe.json", "training_log.jsonl", "curve.png")
+
+File = Path | bytes
+"""A file on disk, or the content of one that is made here."""
+
+
+def choose(words: Iterable[str]) -> list[str]:
+    """Names of weights for words of the command line.
+
+    Args:
+        words: ``arch.tag``, architectures (their first weight), or shell patterns over ``arch.tag``.
+
+    Raises:
+        UnknownNameError: If a word stands for no weight.
+        WeightError: If it stands for an authors' release without a licence.
+    """
+    chosen: list[str] = []
+    for word in words:
+        if any(letter in word for letter in "*?["):
+            matching = fnmatch.filter(weights(), word)
+            if not matching:
+                raise UnknownNameError(f"No weight matches {word!r}. See: zoo list --pretrained")
+            chosen += matching
+            continue
+        try:
+            chosen.append(full_name(word))
+        except UnknownNameError:
+            if any(release["architecture"] == word.split(".", 1)[0] for release in manifest()["releases"]):
+                raise WeightError(
+                    f"{word}: its authors' release has no licence, so nobody but they may pass it on. Each user "
+                    "downloads it from them and converts it with zoo import; see docs/weights.md."
+                ) from None
+            raise
+    return sorted(set(chosen))
+
+
+def repository(name: str, cache_dir: str | Path | None = None) -> dict[str, File]:
+    """The files of one weight, sorted by name; fetched and verified if need be.
+
+    A staged weight brings its own configuration, log and curve; for another one the configuration is made here, as timm
+    writes it. Card and licence always come from the manifest.
+
+    Args:
+        name: ``arch.tag``.
+        cache_dir: Where downloads are kept.
+
+    Raises:
+        WeightError: If the weight cannot be had, or its licence does not allow it to be passed on.
+    """
+    entry = facts(name)
+    files: dict[str, File] = {LICENCE: licence_text(name, entry).encode(), CARD: model_card(name, entry).encode()}
+    found = fetch(name, cache_dir)
+    files[MODEL] = found.path
+    if found.kind == "staged":
+        beside = found.path.parent
+        files |= {file: beside / file for file in (CONFIG, *OPTIONAL) if (beside / file).is_file()}
+    if CONFIG not in files:
+        files[CONFIG] = config_json(name)
+    return dict(sorted(files.items()))
+
+
+def staged_folder(name: str) -> Path | None:
+    """The folder a weight is staged in, or None."""
+    folders = (folder / name for folder in (hub_folder(), shipped_hub()))
+    return next((folder for folder in folders if (folder / MODEL).is_file()), None)
+
+
+def licence_text(name: str, entry: dict[str, Any]) -> str:
+    """The text that must go with a weight wherever it goes.
+
+    Raises:
+        WeightError: If the weight has no licence, or one whose text is not at hand.
+    """
+    folder = Path(__file__).with_name("licences")
+    known = {path.stem: path for path in folder.glob("*.txt")}
+    licence = entry.get("licence")
+    if licence not in known:
+        reason = f"its licence is {licence}" if licence else "it has no licence"
+        raise WeightError(
+            f"{name} is not passed on: {reason}, and only weights under {' or '.join(sorted(known))} are. "
+            "Fetch it on the machine that needs it: zoo fetch."
+        )
+    text = known[licence].read_text(encoding="utf-8")
+    if "{notice}" not in text:
+        return text
+    notice = re.search(r"Copyright .+", entry["licence_source"])
+    if not notice:
+        raise WeightError(f"{name} is not passed on: the copyright notice its licence asks for is not in the manifest.")
+    return text.replace("{notice}", notice[0])
+
+
+def config_json(name: str) -> bytes:
+    """The ``config.json`` of a weight, as timm writes and reads it."""
+    from timm.models import save_for_hf
+
+    from ..registry import create_model
+
+    with tempfile.TemporaryDirectory() as folder:
+        save_for_hf(create_model(name, **facts(name).get("model_args", {})), folder, safe_serialization=True)
+        return (Path(folder) / CONFIG).read_bytes()
+
+
+def blocks(file: File) -> Iterator[bytes]:
+    """The content of a file, at most a mebibyte at a time."""
+    if isinstance(file, bytes):
+        yield file
+        return
+    with open(file, "rb") as opened:
+        while block := opened.read(1 << 20):
+            yield block
+
+
+def size_and_sha256(file: File) -> dict[str, Any]:
+    """``size`` in bytes and ``sha256`` of a file."""
+    digest, size = hashlib.sha256(), 0
+    for block in blocks(file):
+        digest.update(block)
+        size += len(block)
+    return {"size": size, "sha256": digest.hexdigest()}
