@@ -217,8 +217,8 @@ def test_wrong_queue_files(tmp_path, text, message):
         (["--queue", "nowhere.yaml", "--data", "cifar10=."], "no queue file"),
         (["--queue", "--resume", "--data", "cifar10=."], "leave the others out"),
         (["--queue"], "needs the data sets that are there"),
-            (["--data", "."], "or --queue"),
-            (["lrunet1_fmnist"], "needs --data DIR"),
+        (["--data", "."], "or --queue"),
+        (["lrunet1_fmnist"], "needs --data DIR"),
         (["lrunet1_fmnist", "--data", ".", "--data", "."], "belong to --queue"),
     ],
 )

@@ -447,6 +447,29 @@ def test_pruning_starts_from_a_dense_run(tmp_path, monkeypatch):
     assert sum(int(mask.sum()) for mask in masks) == pytest.approx(0.1 * sum(m.numel() for m in masks), rel=0.01)
 
 
+def test_masks_of_another_run_and_its_initial_weights(tmp_path, monkeypatch):
+    monkeypatch.setattr("zoo.training.data.load_arrays", tiny_cifar)
+    common = {"model_args": {"sparsity": 0.9}, "epochs": 1, "batch_size": 8, "augment": {"flip": True}}
+    moving = {"method": "set", "method_options": {"period": 2, "fraction": 0.3}}
+    loop.train(
+        Recipe("sparse_wrn_16_1.test_c10", "cifar10", **common, **moving), tmp_path, tmp_path / "a", device="cpu"
+    )
+    first = checkpoint.load(tmp_path / "a" / "checkpoint.pt")["model"]
+    initial = checkpoint.load(tmp_path / "a" / "initial.pt")["model"]
+    fixed = Recipe("sparse_wrn_16_1.test_c10", "cifar10", method="static", masks_from=str(tmp_path / "a"), **common)
+    loop.train(fixed, tmp_path, tmp_path / "b", device="cpu")
+    began, ended = (checkpoint.load(tmp_path / "b" / f)["model"] for f in ("initial.pt", "checkpoint.pt"))
+    for key, value in first.items():
+        if key.endswith(".mask"):
+            assert torch.equal(value, ended[key])
+        else:
+            assert torch.equal(began[key], initial[key]), "the same seed draws that run's initial weights"
+    assert any(not torch.equal(value, initial[key]) for key, value in first.items() if key.endswith(".mask"))
+    fixed.masks_from = str(tmp_path / "nowhere")
+    with pytest.raises(zoo.ZooError, match="nowhere"):
+        loop.train(fixed, tmp_path, tmp_path / "c", device="cpu")
+
+
 def tiny_cifar(*_):
     generator = np.random.default_rng(0)
     return generator.integers(0, 256, (64, 3, 8, 8), np.uint8), generator.integers(0, 10, 64)

@@ -61,8 +61,9 @@ def identity(
         code: Files that decide what the run computes, as patterns within the package.
     """
     plain = recipe.to_dict()
-    if plain.get("start"):  # where that run lies may change while this one goes on
-        plain["start"] = Path(plain["start"]).name
+    for key in ("start", "masks_from"):  # where that run lies may change while this one goes on
+        if plain.get(key):
+            plain[key] = Path(plain[key]).name
     files = sorted(path for pattern in code for path in _PACKAGE.glob(pattern))
     return {
         "recipe": {key: value for key, value in plain.items() if key not in FREE},

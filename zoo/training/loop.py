@@ -79,7 +79,12 @@ def train(
     splits, digest = load_splits(recipe, data, processes.device)
     training, held_out = splits["train"], splits["held-out"]
     updates = math.ceil(len(training) / recipe.batch_size)
-    learner = Learner(recipe, updates, processes, build_network(recipe, processes.device))
+    network = build_network(recipe, processes.device)
+    if recipe.masks_from and not file.exists():
+        from .sparsity import transfer_masks
+
+        transfer_masks(network, checkpoint.load(Path(recipe.masks_from) / "checkpoint.pt")["model"])
+    learner = Learner(recipe, updates, processes, network)
     if processes.rank:
         torch.manual_seed(recipe.seed + processes.rank)  # dropout differs where the images do
     identity = checkpoint.identity(recipe, digest, processes.device, processes.world)

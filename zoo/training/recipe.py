@@ -90,6 +90,8 @@ class Recipe:
         method: How sparse weights move, a name of :mod:`zoo.training.sparsity`; empty for not at all.
         method_options: Its options.
         start: Folder of a finished run whose network and optimizer state this one begins with; empty for none.
+        masks_from: Folder of a finished run whose final masks this one begins with, its weights being its own (with the
+            same seed, that run's initial ones); empty for none.
         checkpoint_every: Steps between checkpoints beside the one after each epoch; 0 for only that.
     """
 
@@ -129,6 +131,7 @@ class Recipe:
     method: str = ""
     method_options: dict[str, Any] = field(default_factory=dict)
     start: str = ""
+    masks_from: str = ""
     checkpoint_every: int = 0
 
     def __post_init__(self):
