@@ -125,12 +125,20 @@ def test_sixteen_bit_images_are_scaled_not_clipped(tmp_path):
         (["train", "lrunet1_fmnist", "--data", ".", "--output", "o", "--set", "epoch=3"], "epochs"),
     ],
 )
-def test_mistakes_are_one_line_and_exit_code_1(words, hint):
-    done = run(*words)
+def test_mistakes_are_one_line_and_exit_code_1(words, hint, capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert main(list(map(str, words))) == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert len(printed.err.strip().splitlines()) == 1
+    assert re.search(hint, printed.err)
+
+
+def test_a_mistake_is_one_line_and_exit_code_1_of_the_process():
+    done = run("predict", NAME, "missing.png")
     assert done.returncode == 1
     assert done.stdout == ""
     assert len(done.stderr.strip().splitlines()) == 1
-    assert re.search(hint, done.stderr)
     assert "Traceback" not in done.stderr
 
 

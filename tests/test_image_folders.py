@@ -226,8 +226,7 @@ def spoil(photos, how: str) -> Path:
     return path
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-@pytest.mark.parametrize("how", ["no image", "truncated", "empty"])
+@pytest.mark.parametrize(("workers", "how"), [(0, "no image"), (1, "truncated"), (0, "empty")])
 def test_a_file_that_is_no_image_is_named(photos, tmp_path, workers, how):
     path = spoil(photos, how)
     with pytest.raises(zoo.DataError, match=r"cannot be read as an image") as raised:

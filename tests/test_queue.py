@@ -306,6 +306,7 @@ def test_damaged_or_foreign_images_are_refused(small_cifar, tmp_path, monkeypatc
         cifar.unpack(part, tmp_path / "there2")
 
 
+@pytest.mark.slow
 def test_runs_travel_out_and_back(data, tmp_path, monkeypatch):
     parcel = script("parcel")
     other = Entry("lrunet1_fmnist", 1, 1, set={"epochs": 2, "seed": 5, **SMALL})
