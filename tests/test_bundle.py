@@ -25,10 +25,10 @@ from tqdm import tqdm
 import zoo
 from conftest import ROOT
 from zoo.cli import main
-from zoo.weights.bundle import INDEX, install_bundle, write_bundle
+from zoo.publishing.bundle import INDEX, install_bundle, write_bundle
+from zoo.publishing.repository import licence_text, size_and_sha256
 from zoo.weights.fetch import cached_file, fetch
 from zoo.weights.manifest import manifest, weights
-from zoo.weights.repository import licence_text, size_and_sha256
 
 NAME, OTHER = "lrunet1_100.zoo_fmnist", "lrunet10_100.zoo_fmnist"
 THEIRS = "lrunet1_100.okankop_fmnist"
@@ -122,7 +122,7 @@ def test_the_authors_notice_goes_with_their_weights():
     text = licence_text(THEIRS, weights()[THEIRS])
     assert "Copyright (c) 2017 Okan Kopuklu" in text
     assert "The above copyright notice and this permission notice shall be included" in text
-    apache = ROOT / "zoo" / "weights" / "licences" / "Apache-2.0.txt"
+    apache = ROOT / "zoo" / "publishing" / "licences" / "Apache-2.0.txt"
     assert apache.read_bytes() == (ROOT / "LICENSE").read_bytes()
 
 

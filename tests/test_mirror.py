@@ -30,10 +30,10 @@ from conftest import ROOT
 from loopback import running as running_hub
 from loopback_hub import Repository, WritableHub
 from zoo.cli import main
+from zoo.publishing.mirror import read_index, write_mirror
+from zoo.publishing.mirror_server import MirrorServer
+from zoo.publishing.repository import size_and_sha256
 from zoo.weights.manifest import manifest, weights
-from zoo.weights.mirror import read_index, write_mirror
-from zoo.weights.mirror_server import MirrorServer
-from zoo.weights.repository import size_and_sha256
 
 NAME = "lrunet1_100.zoo_fmnist"
 REPO = f"mirror/{NAME}"

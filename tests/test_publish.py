@@ -18,11 +18,11 @@ from conftest import ROOT
 from loopback import running
 from loopback_hub import WritableHub
 from zoo.cli import main
-from zoo.weights import publish as publishing
+from zoo.publishing import publish as publishing
+from zoo.publishing.publish import prepare, publish
+from zoo.publishing.repository import size_and_sha256
 from zoo.weights.card import model_card
 from zoo.weights.manifest import manifest, source, weights
-from zoo.weights.publish import prepare, publish
-from zoo.weights.repository import size_and_sha256
 
 FIRST, SECOND = "lrunet10_100.zoo_fmnist", "lrunet1_100.zoo_fmnist"
 TRIAL = "sparse_mlp_300_100.trial_fmnist"
@@ -250,7 +250,7 @@ def test_names_and_namespaces(staged, capsys, monkeypatch):
     with pytest.raises(zoo.ZooError, match="cannot be a namespace"):
         prepare([FIRST], "org/name")
     shutil.rmtree(staged.parent / "hub" / SECOND)
-    monkeypatch.setattr("zoo.weights.repository.shipped_hub", lambda: staged.parent / "none")
+    monkeypatch.setattr("zoo.publishing.repository.shipped_hub", lambda: staged.parent / "none")
     with pytest.raises(zoo.ZooError, match="is not staged"):
         prepare([FIRST, SECOND], "org")
     monkeypatch.setattr("huggingface_hub.get_token", lambda: "hf_right")
@@ -299,7 +299,7 @@ def fresh(folder, hub, code, expected=0):
 
 def test_killed_gone_on_with_and_loaded_back_by_fresh_processes(checkout, hub):
     killed = (
-        "import os\nfrom zoo.weights.publish import prepare, publish\n"
+        "import os\nfrom zoo.publishing.publish import prepare, publish\n"
         f"publish(prepare([{SECOND!r}, {TRIAL!r}], 'org'), done=lambda published: os._exit(7))"
     )
     fresh(checkout, hub, killed, expected=7)

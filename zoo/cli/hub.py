@@ -3,11 +3,11 @@
 import argparse
 
 from ..errors import ZooError
-from ..weights.bundle import install_bundle, write_bundle
-from ..weights.mirror import write_mirror
-from ..weights.mirror_server import MirrorServer
-from ..weights.publish import Published, connect, prepare, publish
-from ..weights.repository import choose
+from ..publishing.bundle import install_bundle, write_bundle
+from ..publishing.mirror import write_mirror
+from ..publishing.mirror_server import MirrorServer
+from ..publishing.publish import Published, connect, prepare, publish
+from ..publishing.repository import choose
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:

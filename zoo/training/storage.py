@@ -13,10 +13,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..evaluation.validate import Result
 from ..files import write_atomically
+from ..publishing.repository import COLLAPSED, RECORD
 from ..reparam import reparameterize
 from ..reparam.record import equivalence_record
 from ..weights.convert import safetensors_bytes
-from ..weights.repository import COLLAPSED, RECORD
 from ..weights.verify import sha256_of
 
 LIMIT = 25_000_000

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UnknownNameError, WeightError
-from .card import model_card
-from .fetch import fetch
-from .manifest import facts, full_name, manifest, weights
-from .paths import hub_folder, shipped_hub
+from ..weights.card import model_card
+from ..weights.fetch import fetch
+from ..weights.manifest import facts, full_name, manifest, weights
+from ..weights.paths import hub_folder, shipped_hub
 
 MODEL, CONFIG, CARD, LICENCE = "model.safetensors", "config.json", "README.md", "LICENSE"
 COLLAPSED, RECORD = "model.collapsed.safetensors", "equivalence.json"

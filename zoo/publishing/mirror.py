@@ -19,8 +19,8 @@ from tqdm import tqdm
 
 from ..errors import HashMismatchError, WeightError
 from ..files import write_atomically
-from .cached import locked
-from .manifest import facts, source
+from ..weights.cached import locked
+from ..weights.manifest import facts, source
 from .repository import MODEL, File, blocks, repository, size_and_sha256
 
 INDEX, NGINX = "mirror.json", "nginx.conf"

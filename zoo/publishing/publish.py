@@ -17,9 +17,11 @@ from typing import TYPE_CHECKING, Any
 from ..errors import WeightError, ZooError
 from ..files import write_atomically
 from ..version import __version__
-from .card import model_card
-from .manifest import facts
-from .paths import manifest_file
+from ..weights.card import model_card
+from ..weights.manifest import facts
+from ..weights.paths import manifest_file
+from ..weights.schema import check_manifest
+from ..weights.verify import mismatch
 from .repository import (
     CARD,
     COLLAPSED,
@@ -33,8 +35,6 @@ from .repository import (
     size_and_sha256,
     staged_folder,
 )
-from .schema import check_manifest
-from .verify import mismatch
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi

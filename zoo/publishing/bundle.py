@@ -24,10 +24,10 @@ from tqdm import tqdm
 from ..errors import HashMismatchError, WeightError
 from ..files import write_atomically
 from ..version import __version__
-from .cached import locked
-from .fetch import cached_file
-from .manifest import facts, manifest, weights
-from .paths import cache_folder
+from ..weights.cached import locked
+from ..weights.fetch import cached_file
+from ..weights.manifest import facts, manifest, weights
+from ..weights.paths import cache_folder
 from .repository import MODEL, OPTIONAL, REQUIRED, File, blocks, repository, size_and_sha256
 
 INDEX = "bundle.json"
@@ -119,7 +119,7 @@ def install_bundle(
         path: The bundle.
         folder: Where to put one folder for each weight, as ``ZOO_HUB`` and timm's ``local-dir:`` take it. By default
             the zoo's cache, where the names alone find them.
-        cache_dir: The cache, as :func:`.paths.cache_folder`.
+        cache_dir: The cache, as :func:`zoo.weights.paths.cache_folder`.
 
     Raises:
         HashMismatchError: If a member is not what the bundle says, or a weight not what this copy's manifest says.
