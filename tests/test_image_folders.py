@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 import zoo
+from interruption import Stopped, crash_at, same
 from zoo.cli.demo import SAMPLE
 from zoo.data.images import ImageFolder, image_folder_loader
 from zoo.evaluation.validate import validate
@@ -119,28 +120,6 @@ def test_batches_are_normalised_uint8_with_thousand_way_labels(photos):
     extra = photos / "train" / "n01440764" / "more.JPEG"
     shutil.copy(folder.samples[0][0], extra)
     assert load_splits(recipe(), photos, ALONE.device)[1] != digest
-
-
-class Stopped(Exception):
-    """What stands for a crash."""
-
-
-def crash_at(monkeypatch, step):
-    """Let the ``step``-th step of the process (from 1) crash; returns how to undo that."""
-    real, calls = Learner.step, []
-
-    def stop(*args):
-        calls.append(1)
-        if len(calls) == step:
-            raise Stopped
-        return real(*args)
-
-    monkeypatch.setattr(Learner, "step", stop)
-    return lambda: monkeypatch.setattr(Learner, "step", real)
-
-
-def same(a, b) -> bool:
-    return all(torch.equal(tensor, b[key]) for key, tensor in a.items())
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -4,10 +4,8 @@ import hashlib
 import json
 import math
 import os
-import signal
 import subprocess
 import sys
-import time
 from dataclasses import asdict
 from pathlib import Path
 
@@ -18,6 +16,7 @@ from tqdm import tqdm
 
 import zoo
 from conftest import data_folder
+from interruption import kill_after_checkpoint
 from zoo.cli import main
 from zoo.data.text import EOS, PADDING, TEXT_DATASETS, as_columns, get_text_dataset, load_split, load_text
 from zoo.evaluation.perplexity import perplexity
@@ -269,14 +268,7 @@ def test_kill_in_the_middle_of_an_epoch_changes_nothing(data, tmp_path, one_thre
 
     python, environment = [sys.executable, "-m", "zoo"], {**os.environ, "OMP_NUM_THREADS": "1"}
     file = tmp_path / "killed" / "checkpoint.pt"
-    process = subprocess.Popen([*python, *command("killed")], env=environment, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 300
-    while not file.exists():
-        assert process.poll() is None, "it ended without a checkpoint"
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    kill_after_checkpoint([*python, *command("killed")], file, environment)
     state = checkpoints.load(file)
     assert (state["epoch"], 0 < state["step"] < 284) == (0, True), "killed in the only epoch, of 284 steps"
     (tmp_path / "killed" / ".checkpoint.pt.999999999.part").write_bytes(b"half")  # as if it was killed while writing

@@ -4,10 +4,8 @@ import errno
 import json
 import math
 import os
-import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -15,6 +13,7 @@ import torch
 import yaml
 
 import zoo
+from interruption import Stopped, crash_at, kill_after_checkpoint, same
 from zoo.cli.demo import SAMPLE
 from zoo.training import checkpoint, loop
 from zoo.training.augment import augment, cut_out
@@ -48,28 +47,6 @@ def test_it_learns(data, tmp_path):
     assert log[2]["held_out_top1"] > 40
     assert not model.training
     assert json.loads((tmp_path / "run" / "recipe.json").read_text())["held_out"] == 200
-
-
-class Stopped(Exception):
-    """What stands for a crash."""
-
-
-def crash_at(monkeypatch, step):
-    """Let the ``step``-th step of the process (from 1) crash; returns how to undo that."""
-    real, calls = Learner.step, []
-
-    def stop(*args):
-        calls.append(1)
-        if len(calls) == step:
-            raise Stopped
-        return real(*args)
-
-    monkeypatch.setattr(Learner, "step", stop)
-    return lambda: monkeypatch.setattr(Learner, "step", real)
-
-
-def same(a, b) -> bool:
-    return all(torch.equal(tensor, b[key]) for key, tensor in a.items())
 
 
 EVERYTHING = {
@@ -118,14 +95,7 @@ def test_kill_in_the_middle_of_an_epoch_changes_nothing(data, tmp_path):
 
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     checkpoint_file = tmp_path / "killed" / "checkpoint.pt"
-    process = subprocess.Popen(command("killed"), env=environment, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 300
-    while not checkpoint_file.exists():
-        assert process.poll() is None, "it ended without a checkpoint"
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    kill_after_checkpoint(command("killed"), checkpoint_file, environment)
     state = checkpoint.load(checkpoint_file)
     assert (state["epoch"], 0 < state["step"] < 50) == (0, True), "killed in the first epoch, of 50 steps"
     (tmp_path / "killed" / ".checkpoint.pt.999999999.part").write_bytes(b"half")  # as if it was killed while writing

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data.text import EOS, get_text_dataset, load_split
+from ..device import choose_device
 from ..errors import ZooError
 from ..evaluation.perplexity import perplexity
 from ..evaluation.results import table
@@ -79,7 +80,6 @@ def measure(
     Raises:
         ZooError: If there is no such run, it is of another data set, or the text does not fit it.
     """
-    import torch
 
     from ..training.language import load_run
 
@@ -92,7 +92,7 @@ def measure(
     whole = info.check_size({split: tokens})
     if collapse:
         model = reparameterize(model)
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    place = choose_device(device)
     columns = columns or recipe.eval_columns
     result = perplexity(model.to(place), tokens.to(place), words.index(EOS), columns=columns, name=split)
     about = {"name": str(run), "dataset": info.name, "split": split, "whole": whole, "columns": columns}

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from ..data import get_dataset, load_arrays
 from ..data.images import image_folder_loader
+from ..device import choose_device
 from ..errors import DataError
 from ..version import __version__
 
@@ -79,7 +80,7 @@ def validate(
     """
     info = get_dataset(dataset)
     config = resolve_data_config(model=model)
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    place = choose_device(device)
     if model.num_classes != info.num_classes:
         raise DataError(
             f"{name or 'The network'} tells {model.num_classes} classes apart, {info.name} has {info.num_classes}: "

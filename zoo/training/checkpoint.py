@@ -7,7 +7,7 @@ import hashlib
 import io
 import os
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -156,6 +156,11 @@ def write(content: bytes | memoryview, path: Path) -> None:
             f"{path}: cannot be written ({error.strerror or error}); {kept(checkpoint)}. Make room there and go on "
             "with --resume."
         ) from None
+
+
+def write_lines(lines: Iterable[str], path: Path) -> None:
+    """Write a text file of a run atomically, one line each; errors as :func:`write`."""
+    write("".join(f"{line}\n" for line in lines).encode(), path)
 
 
 def kept(path: Path) -> str:

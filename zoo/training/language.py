@@ -7,7 +7,6 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from torch import nn
 from tqdm import tqdm
 
 from ..data.text import EOS, as_columns, get_text_dataset, load_text
+from ..device import choose_device
 from ..errors import ZooError
 from ..extras import require
 from ..models.symm_rnn import SymmRNNLanguageModel
@@ -62,7 +62,7 @@ def train_language(
     started = time.monotonic()
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ZooError("A language model is trained by one process: start zoo train without torchrun.")
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    place = choose_device(device)
     output = Path(output)
     file = output / "checkpoint.pt"
     if file.exists() and not resume:
@@ -79,15 +79,15 @@ def train_language(
     if file.exists():
         run.restore(checkpoint.load(file), place)
     checkpoint.remove_leftovers(output)
-    _write_lines([json.dumps(recipe.to_dict(), indent=2)], output / "recipe.json")
-    _write_lines(text.words, output / "vocabulary.txt")
-    _write_lines(map(json.dumps, run.position.log), output / "log.jsonl")
+    checkpoint.write_lines([json.dumps(recipe.to_dict(), indent=2)], output / "recipe.json")
+    checkpoint.write_lines(text.words, output / "vocabulary.txt")
+    checkpoint.write_lines(map(json.dumps, run.position.log), output / "log.jsonl")
     total, done = recipe.epochs * len(pieces), run.position.epoch * len(pieces) + run.position.step
     end = started + budget if budget else math.inf
     with tqdm(total=total, initial=done, desc=output.name, disable=None, file=sys.stderr) as bar:
         while run.position.epoch < recipe.epochs and run.train_epoch(end, bar):
             run.end_epoch(valid, first)
-            _write_lines(map(json.dumps, run.position.log), output / "log.jsonl")
+            checkpoint.write_lines(map(json.dumps, run.position.log), output / "log.jsonl")
             tqdm.write(json.dumps(run.position.log[-1]), file=sys.stderr)
             if time.monotonic() > end:
                 break
@@ -147,7 +147,3 @@ def plot_curve(log: list[dict[str, Any]], target: Path, title: str) -> None:
     figure.savefig(buffer, format="png", dpi=80, metadata={"Software": None})
     pyplot.close(figure)
     checkpoint.write(buffer.getbuffer(), target)
-
-
-def _write_lines(lines: Iterable[str], path: Path) -> None:
-    checkpoint.write("".join(f"{line}\n" for line in lines).encode(), path)

@@ -106,7 +106,7 @@ def train(
         checkpoint.remove_leftovers(output)
         checkpoint.write(json.dumps(recipe.to_dict(), indent=2).encode() + b"\n", output / "recipe.json")
         if position.log:  # the checkpoint's, if the run ended before it was written
-            _write_log(position.log, output)
+            checkpoint.write_lines(map(json.dumps, position.log), output / "log.jsonl")
         if recipe.method and not file.exists():  # training a final mask from its own initial weights needs them
             checkpoint.save({"model": learner.model.state_dict(), "epoch": 0, "step": 0}, output / "initial.pt")
 
@@ -159,7 +159,7 @@ def train(
             if better:
                 save_best()
             if processes.first:
-                _write_log(log, output)
+                checkpoint.write_lines(map(json.dumps, log), output / "log.jsonl")
                 tqdm.write(json.dumps(line), file=sys.stderr)
     if processes.first and importlib.util.find_spec("matplotlib"):
         from .stage import plot_curve
@@ -168,10 +168,6 @@ def train(
     if learner.best:
         learner.result.load_state_dict(learner.best["model"])
     return learner.result.eval()
-
-
-def _write_log(log: list[dict[str, Any]], output: Path) -> None:
-    checkpoint.write("".join(json.dumps(line) + "\n" for line in log).encode(), output / "log.jsonl")
 
 
 def _epoch(

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from ..device import choose_device
 from ..layers.attention import GatherConv
 
 
@@ -32,11 +33,9 @@ class Processes:
         Args:
             device: ``cpu``, ``cuda``, ...; by default the GPU if there is one.
         """
-        kind = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        world = int(os.environ.get("WORLD_SIZE", "1"))
+        place, world = choose_device(device), int(os.environ.get("WORLD_SIZE", "1"))
         if world == 1:
-            return cls(torch.device(kind))
-        place = torch.device(kind)
+            return cls(place)
         if place.type == "cuda":
             place = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
             torch.cuda.set_device(place)
