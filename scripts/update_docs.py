@@ -1,10 +1,12 @@
-"""Write the tables of weights in README.md and docs/weights.md from weights_manifest.json."""
+"""Write the tables of weights in README.md, docs/weights.md and docs/results.md from weights_manifest.json."""
 
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
+
+from results_page import draw, results_page  # noqa: E402
 
 from zoo.weights.manifest import manifest, paper_of, paper_url, source, weights  # noqa: E402
 
@@ -93,3 +95,5 @@ if __name__ == "__main__":
     readme = ROOT / "README.md"
     readme.write_text(updated(readme.read_text()))
     (ROOT / "docs" / "weights.md").write_text(page())
+    (ROOT / "docs" / "results.md").write_text(results_page(weights()))
+    draw(weights(), ROOT / "docs" / "results.png")

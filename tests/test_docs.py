@@ -5,6 +5,7 @@ import sys
 
 import zoo
 from conftest import ROOT
+from zoo.weights.manifest import weights
 
 sys.path.insert(0, str(ROOT / "scripts"))
 import update_docs
@@ -13,7 +14,8 @@ import update_docs
 def test_tables_are_up_to_date():
     readme = (ROOT / "README.md").read_text()
     assert update_docs.updated(readme) == readme, "run python scripts/update_docs.py"
-    assert (ROOT / "docs" / "weights.md").read_text() == update_docs.page(), "run python scripts/update_docs.py"
+    for name, text in (("weights.md", update_docs.page()), ("results.md", update_docs.results_page(weights()))):
+        assert (ROOT / "docs" / name).read_text() == text, "run python scripts/update_docs.py"
 
 
 def test_readme_names_what_exists():

@@ -14,6 +14,8 @@ from zoo.cli.demo import SAMPLE
 from zoo.evaluation.validate import validate
 from zoo.training import loop
 from zoo.training import stage as staging
+from zoo.training import storage as storing
+from zoo.training.comparison import paper_result
 from zoo.training.recipe import load_recipe
 from zoo.training.storage import store
 from zoo.weights.manifest import manifest
@@ -22,7 +24,7 @@ from zoo.weights.verify import sha256_of
 SCHEMA = json.loads(files("zoo.weights").joinpath("manifest.schema.json").read_text())
 SETTING = "weight: sparse_mlp_300_100.trial_fmnist\ndataset: fashion-mnist\nepochs: 1\nbatch_size: 100\nlr: 0.05\n"
 SPARSE = SETTING + "model_args: {sparsity: 0.5, batch_norm: false}\nmethod: static\n"
-PLAIN = SETTING + "model_args: {sparsity: 0}\n"
+PLAIN = SETTING + "model_args: {sparsity: 0, batch_norm: false}\n"
 
 
 class Place:
@@ -93,6 +95,35 @@ def test_a_plain_network_has_no_second_file(place):
     assert not stray.exists(), "the folder is replaced as a whole"
     assert len(list(place.hub.iterdir())) == 1
     assert entry["paper_result"] is None
+
+
+def test_a_network_of_ordinary_layers_is_staged_with_its_batch_norms_folded(place):
+    entry = place.stage(place.run(SETTING + "model_args: {sparsity: 0}\n"))
+    assert entry["collapsed"]["options"] == {"batch_norm": "fold", "reuse": "unroll"}
+    jsonschema.validate(json.loads(place.manifest.read_text()), SCHEMA)
+    folder = place.hub / "sparse_mlp_300_100.trial_fmnist"
+    model = timm.create_model("sparse_mlp_300_100", num_classes=10, **entry["model_args"]).eval()
+    model.load_state_dict(load_file(folder / "model.safetensors"))
+    plain = zoo.reparameterize(model, **entry["collapsed"]["options"])
+    plain.load_state_dict(load_file(folder / "model.collapsed.safetensors"))
+    assert not any("running_mean" in key for key in plain.state_dict())
+    images = torch.randn(8, 1, 28, 28)
+    with torch.no_grad():
+        torch.testing.assert_close(plain(images), model(images))
+
+
+def test_a_collapsed_form_is_exact_unless_only_half_of_it_fits(place, monkeypatch):
+    entry = place.stage(place.run(SETTING + "model_args: {sparsity: 0}\n"))
+    assert (entry["storage"]["dtype"], entry["collapsed"]["dtype"]) == ("float16", "float32")
+    monkeypatch.setattr(storing, "LIMIT", entry["collapsed"]["size"] - 1)
+    smaller = place.stage(place.folder / "run")["collapsed"]
+    record = json.loads((place.hub / "sparse_mlp_300_100.trial_fmnist" / "equivalence.json").read_text())
+    assert smaller["dtype"] == "float16"
+    assert set(record["correct"].values()) == {record["correct_before"]}
+    gap = max(d["max_relative"] for d in record["differences"] if d["dtype"] == "float64")
+    assert 1e-6 < gap < 1e-2, "the record is that of the values in the file"
+    monkeypatch.setattr(storing, "LIMIT", 1000)
+    assert "a staged file has at most 1,000" in place.stage(place.folder / "run")["collapsed"]["reason"]
 
 
 def test_half_precision_only_where_no_image_is_lost():
@@ -176,5 +207,5 @@ def test_the_order_of_weights_takes_any_name():
     ],
 )
 def test_the_figure_to_compare_with(name, top1):
-    found = staging.paper_result(load_recipe(name), name, manifest()["weights"])
+    found = paper_result(load_recipe(name), name, manifest()["weights"])
     assert (found["top1"] if found else None) == top1

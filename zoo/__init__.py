@@ -15,6 +15,7 @@ from .reparam import (
     count_parameters,
     equivalence_record,
     expand,
+    load_collapsed,
     reparameterize,
     to_stock,
 )
@@ -38,6 +39,7 @@ __all__ = [
     "equivalence_record",
     "expand",
     "list_models",
+    "load_collapsed",
     "load_reference",
     "reparameterize",
     "to_stock",

@@ -11,7 +11,8 @@ from ..evaluation.predict import class_names, predict
 from ..evaluation.results import table, write_results
 from ..evaluation.validate import validate
 from ..registry import check_name, create_model
-from ..weights.manifest import facts, full_name
+from ..reparam import load_collapsed
+from ..weights.manifest import collapsed_facts, facts, full_name
 from .language import validate_runs
 
 
@@ -58,6 +59,7 @@ def _add_validate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", required=True, metavar="DIR", help="folder of the data set")
     parser.add_argument("--batch-size", type=int, help="images per step (256); columns of a text (its recipe's)")
     parser.add_argument("--device", default="", help="cpu, cuda, ... (the GPU if there is one)")
+    parser.add_argument("--collapsed", action="store_true", help="measure the networks' collapsed forms")
     parser.add_argument("--results", metavar="FILE", help="also write the figures to FILE.json or FILE.csv")
 
 
@@ -65,6 +67,8 @@ def _validate(options: argparse.Namespace) -> None:
     if options.batch_size is not None and options.batch_size < 1:
         raise ZooError(f"--batch-size {options.batch_size}: at least one image or column per batch is needed.")
     if options.dataset in TEXT_DATASETS:
+        if options.collapsed:
+            raise ZooError("--collapsed belongs to the weights of images; zoo perplexity --collapse does it for a run.")
         validate_runs(options)
         return
     if options.results and not options.results.endswith((".json", ".csv")):
@@ -72,14 +76,15 @@ def _validate(options: argparse.Namespace) -> None:
     results = []
     for name in options.name:
         name = full_name(check_name(name))
-        model = create_model(name, pretrained=True)
+        model = load_collapsed(name) if options.collapsed else create_model(name, pretrained=True)
+        entry = collapsed_facts(name) if options.collapsed else facts(name)
         results.append(
             validate(
                 model,
                 options.dataset,
                 options.data,
-                name=name,
-                sha256=facts(name)["sha256"],
+                name=f"{name} (collapsed)" if options.collapsed else name,
+                sha256=entry["sha256"],
                 batch_size=options.batch_size or 256,
                 device=options.device,
             )

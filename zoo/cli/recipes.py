@@ -23,7 +23,8 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 
 def describe(name: str) -> dict[str, Any]:
     """Name, values as a run gets them, and what the paper says of this setting."""
-    from ..training.recipe import published_of, read_recipe
+    from ..training.comparison import published_of
+    from ..training.recipe import read_recipe
 
     return {"name": name, "recipe": read_recipe(name)[1], "published": published_of(name) or None}
 

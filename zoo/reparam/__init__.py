@@ -1,6 +1,7 @@
 """The inference-time pass: every family becomes a network of plain layers that computes the same function."""
 
 from .collapse import reparameterize
+from .collapsed import load_collapsed
 from .count import count_parameters
 from .expand import Expansion, expand
 from .record import EquivalenceRecord, equivalence_record
@@ -12,6 +13,7 @@ __all__ = [
     "count_parameters",
     "equivalence_record",
     "expand",
+    "load_collapsed",
     "reparameterize",
     "to_stock",
 ]

@@ -38,8 +38,8 @@ FOLDERS = ("imagenet", "in1k")
 MAPPINGS = ("augment", "model_args", "method_options", "lr_table")
 """Keys whose entries can be replaced singly, as in ``augment.pad``."""
 
-PUBLISHED = ("top1", "perplexity", "std", "runs", "source")
-"""Keys of ``published``, see :func:`published_of`."""
+ABOUT = ("published", "twins", "remark")
+"""Keys that say what a recipe's weight is compared with, see :mod:`.comparison`; no part of the training."""
 
 CHOICES = {
     "sched": ("cosine", "step"),
@@ -245,27 +245,17 @@ def read_recipe(name: str | Path, task: str = "") -> tuple[Path, dict[str, Any]]
         ZooError: If a file is not a mapping, or the bases lead round in a circle or to another task.
     """
     path, values = _read(_path_of(name), str(name), task, ())
-    values.pop("published", None)
-    return path, values
+    return path, {key: value for key, value in values.items() if key not in ABOUT}
 
 
-def published_of(name: str | Path) -> dict[str, Any]:
-    """What a paper says of exactly this setting: ``source``, and as far as known ``top1`` (%), ``std`` and ``runs``.
-
-    Of a language model ``perplexity`` on the test text stands for ``top1``.
-
-    It is a fact about the paper, not a part of the training: bases do not hand it on, and runs do not record it. Empty
-    for a setting of this project.
+def about(name: str | Path) -> tuple[Path, dict[str, Any]]:
+    """A recipe's file, and what it says itself (its bases do not hand this on) under the keys :data:`ABOUT`.
 
     Raises:
         UnknownNameError: If there is no such recipe or base.
-        ZooError: If the entry is not such a mapping.
     """
     path, values = _read(_path_of(name), str(name), "", ())
-    published = values.get("published") or {}
-    if not isinstance(published, dict) or (published and "source" not in published) or {*published} - {*PUBLISHED}:
-        raise ZooError(f"{path}: published is a mapping with source, and {', '.join(PUBLISHED[:-1])} where known.")
-    return published
+    return path, {key: values[key] for key in ABOUT if key in values}
 
 
 def with_differences(values: Mapping[str, Any], differences: Mapping[str, Any]) -> dict[str, Any]:
@@ -312,7 +302,7 @@ def _read(path: Path, name: str, task: str, above: tuple[Path, ...]) -> tuple[Pa
     if below.resolve() in [file.resolve() for file in chain]:
         raise ZooError(f"{path}: its base {base} leads back to it; a chain of bases must end.")
     inherited = _read(below, base, task, chain)[1]
-    inherited.pop("published", None)
+    inherited = {key: value for key, value in inherited.items() if key not in ABOUT}
     if "task" in values and values["task"] != inherited.get("task", ""):
         raise ZooError(f"{path}: its base {base} is not a recipe for the task {values['task']!r}.")
     return path, with_differences(inherited, values)

@@ -15,7 +15,7 @@ from timm.models import save_for_hf
 from torch import Tensor, nn
 
 from ..data import DATASETS, get_dataset, load_arrays
-from ..errors import UnknownNameError, ZooError
+from ..errors import ZooError
 from ..evaluation.validate import Result, validate
 from ..extras import require
 from ..files import write_atomically
@@ -26,7 +26,8 @@ from ..weights.convert import safetensors_bytes
 from ..weights.manifest import manifest
 from ..weights.verify import sha256_of
 from . import checkpoint
-from .recipe import Recipe, load_recipe, published_of
+from .comparison import comparison
+from .recipe import Recipe, load_recipe
 from .storage import LIMIT, store, write_collapsed
 
 FREE = (*checkpoint.FREE, "start")
@@ -196,36 +197,9 @@ def _facts(recipe: Recipe, model: nn.Module, recipe_name: str, content: dict[str
         "recipe": Path(recipe_name).stem,
         "training_log": f"hub/{name}/training_log.jsonl",
         "results": [],
-        "paper_result": paper_result(recipe, recipe_name, content["weights"]),
+        **comparison(recipe, recipe_name, content["weights"]),
         "params": count_parameters(model),
     }
-
-
-def paper_result(recipe: Recipe, recipe_name: str, weights: dict[str, Any]) -> dict[str, Any] | None:
-    """The paper's figure that a weight is compared with, or None.
-
-    It is that of the recipe; of the ``published`` recipe of the same setting; or of the authors' own weight of the same
-    architecture and data set, in the manifest.
-    """
-    start, _, data = Path(recipe_name).stem.rpartition("_")
-    for candidate in (recipe_name, f"{start}_published_{data}"):
-        try:
-            published = published_of(candidate)
-        except UnknownNameError:
-            continue
-        if "top1" in published:
-            mean = f", mean of {published['runs']} runs" if published.get("runs") else ""
-            note = f"{published['source']}{mean}"
-            return {"dataset": recipe.dataset, "top1": published["top1"], "note": note}
-    arch, dataset = recipe.weight.split(".", 1)[0], get_dataset(recipe.dataset).name
-    return next(
-        (
-            entry["paper_result"]
-            for name, entry in weights.items()
-            if name.split(".", 1)[0] == arch and entry["dataset"] == dataset and entry["paper_result"]
-        ),
-        None,
-    )
 
 
 def _plain_result(result: Result) -> dict[str, Any]:

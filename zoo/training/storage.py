@@ -1,6 +1,5 @@
 """How a trained network is stored: half precision where that costs not one image, and its collapsed form."""
 
-import copy
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,6 +20,11 @@ from ..weights.verify import sha256_of
 
 LIMIT = 25_000_000
 """The most bytes of a staged file."""
+
+FURTHER = {"batch_norm": "fold", "reuse": "unroll"}
+"""Options of the pass for a network of ordinary layers."""
+
+METADATA = {"format": "pt", "form": "collapsed"}
 
 Measure = Callable[[nn.Module], Result]
 """Accuracy of a network on the whole test set."""
@@ -54,12 +58,7 @@ def store(model: nn.Module, measure: Measure, full: Result | None = None) -> Sto
         full: The measurement of ``model``, if it is known.
     """
     full = full or measure(model)
-    exact = {name: tensor.detach().clone().contiguous() for name, tensor in model.state_dict().items()}
-    norms = tuple(f"{name}." for name, module in model.named_modules() if isinstance(module, _BatchNorm))
-    half = {
-        name: tensor.half() if tensor.is_floating_point() and not name.startswith(norms) else tensor
-        for name, tensor in exact.items()
-    }
+    exact, half = _in_both(model)
     correct = {"float32": full.correct}
     if all(torch.isfinite(tensor).all() for tensor in half.values() if tensor.is_floating_point()):
         model.load_state_dict(half)
@@ -76,7 +75,10 @@ def write_collapsed(
 ) -> dict[str, Any] | None:
     """Write the collapsed form beside a network's file, and the equivalence record of the two in every case.
 
-    It is read by ``zoo.reparameterize(timm.create_model(NAME)).load_state_dict(...)``.
+    It is what :func:`.reparameterize` makes; of a network that this leaves as it is, the one with its batch norms
+    folded and every use of a repeated block apart. ``zoo.load_collapsed`` reads it. A collapsed network is to be the
+    same function, so it is in half precision only if that changes no value, or if the file would be too large otherwise
+    and exactly as many test images are right.
 
     Args:
         model: As it is stored, in eval mode.
@@ -86,22 +88,47 @@ def write_collapsed(
         real: Prepared images, for the record.
 
     Returns:
-        What the manifest says of it: ``path``, ``sha256``, ``size`` and ``dtype``, or ``path`` None and the reason;
-        None where the network has ordinary layers only.
+        What the manifest says of it: ``path``, ``sha256``, ``size``, ``dtype`` and ``options`` of the pass, or ``path``
+        None and the reason; None if the pass has nothing to do.
     """
-    plain = reparameterize(model)
-    own, other = model.state_dict(), plain.state_dict()
-    if own.keys() == other.keys() and all(torch.equal(own[name], other[name]) for name in own):
+    own = model.state_dict()
+    for options in ({}, FURTHER):
+        plain = reparameterize(model, **options)
+        state = plain.state_dict()
+        if own.keys() != state.keys() or not all(torch.equal(own[name], state[name]) for name in own):
+            break
+    else:
         return None
-    record = equivalence_record(model, plain, real)
-    stored = store(copy.deepcopy(plain), measure, result)
-    content = safetensors_bytes(stored.tensors, {"format": "pt", "form": "collapsed"})
-    size = len(content)
-    entry: dict[str, Any] = {"path": None, "reason": f"{size:,} bytes, and a staged file has at most {LIMIT:,}"}
-    if size <= LIMIT:
+    stored = _as_it_is(plain, measure)
+    if len(content := safetensors_bytes(stored.tensors, METADATA)) > LIMIT:
+        stored = store(plain, measure, stored.result)
+        content = safetensors_bytes(stored.tensors, METADATA)
+    record = equivalence_record(model, plain, real)  # of the values that are stored
+    entry: dict[str, Any] = {"path": None, "reason": f"{len(content):,} bytes, and a staged file has at most {LIMIT:,}"}
+    if len(content) <= LIMIT:
         file = folder / COLLAPSED
         write_atomically(content, file)
-        entry = {"path": COLLAPSED, "sha256": sha256_of(file), "size": size, "dtype": stored.dtype}
-    text = json.dumps({"collapsed": entry, "correct": stored.correct, **record.to_dict()}, indent=2)
-    write_atomically(text.encode() + b"\n", folder / RECORD)
+        entry = {"path": COLLAPSED, "sha256": sha256_of(file), "size": len(content), "dtype": stored.dtype}
+        entry |= {"options": options} if options else {}
+    told = {"collapsed": entry, "top1": stored.result.top1, "correct": stored.correct, "correct_before": result.correct}
+    write_atomically(json.dumps({**told, **record.to_dict()}, indent=2).encode() + b"\n", folder / RECORD)
     return entry
+
+
+def _as_it_is(model: nn.Module, measure: Measure) -> Stored:
+    """A network in float32, or in float16 if no value changes."""
+    exact, half = _in_both(model)
+    lossless = all(torch.equal(half[name].to(exact[name].dtype), exact[name]) for name in exact)
+    dtype, result = "float16" if lossless else "float32", measure(model)
+    return Stored(half if lossless else exact, dtype, {dtype: result.correct}, result)
+
+
+def _in_both(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """A network's tensors as they are, and in half precision but for its batch norms."""
+    exact = {name: tensor.detach().clone().contiguous() for name, tensor in model.state_dict().items()}
+    norms = tuple(f"{name}." for name, module in model.named_modules() if isinstance(module, _BatchNorm))
+    half = {
+        name: tensor.half() if tensor.is_floating_point() and not name.startswith(norms) else tensor
+        for name, tensor in exact.items()
+    }
+    return exact, half

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import WeightError
 from .fetch import cached_file, hub_cached_file, staged_file
-from .manifest import weights
+from .manifest import collapsed_facts, weights
 from .packed import is_packed, unpack
 from .verify import parse
 
@@ -19,7 +19,7 @@ class Copy:
 
     Attributes:
         name: ``arch.tag``.
-        where: ``staged``, ``packed``, ``cache`` or ``Hub cache``.
+        where: ``staged``, ``packed``, ``cache`` or ``Hub cache``; of a collapsed form with that word behind it.
         path: The file.
         problem: What is wrong with it; empty if nothing is.
     """
@@ -43,15 +43,26 @@ def audit(names: Sequence[str], cache_dir: str | Path | None = None) -> Iterator
     for name in names:
         entry = weights()[name]
         staged = staged_file(name, entry)
-        places = {
-            "staged": staged,
-            "packed": staged and staged.with_name("model.packed.safetensors"),
-            "cache": cached_file(name, entry, cache_dir),
-            "Hub cache": hub_cached_file(entry, cache_dir),
-        }
-        for where, path in places.items():
-            if path is not None and path.is_file():
-                yield Copy(name, where, path, problem_of(path, entry))
+        places = _places(name, entry, cache_dir) | {"packed": staged and staged.with_name("model.packed.safetensors")}
+        yield from _copies(name, entry, places)
+        if (entry.get("collapsed") or {}).get("path"):
+            entry = collapsed_facts(name)
+            places = {f"{where}, collapsed": path for where, path in _places(name, entry, cache_dir).items()}
+            yield from _copies(name, entry, places)
+
+
+def _places(name: str, entry: dict[str, Any], cache_dir: str | Path | None) -> dict[str, Path | None]:
+    return {
+        "staged": staged_file(name, entry),
+        "cache": cached_file(name, entry, cache_dir),
+        "Hub cache": hub_cached_file(entry, cache_dir),
+    }
+
+
+def _copies(name: str, entry: dict[str, Any], places: dict[str, Path | None]) -> Iterator[Copy]:
+    for where, path in places.items():
+        if path is not None and path.is_file():
+            yield Copy(name, where, path, problem_of(path, entry))
 
 
 def problem_of(path: Path, entry: dict[str, Any]) -> str:

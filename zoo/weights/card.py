@@ -7,7 +7,7 @@ from ..data.catalog import get_dataset
 from .manifest import paper_of, paper_url
 
 _FILES = {
-    "model.collapsed.safetensors": "the same function in plain layers, for `zoo.reparameterize(model).load_state_dict`",
+    "model.collapsed.safetensors": "the same function in plain layers, see below",
     "equivalence.json": "how equal the two are, in numbers, and what each costs",
     "model.packed.safetensors": "`model.safetensors` less what is redundant in it; decoded, bit for bit the same",
     "recipe.json": "the recipe it was trained with, in full",
@@ -68,6 +68,7 @@ def model_card(name: str, entry: dict[str, Any], repo: str | None = None, files:
         "",
         f'model = timm.create_model("{name}", pretrained=True).eval()',
         *([f'model = timm.create_model("hf-hub:{repo}", pretrained=True).eval()  # the same'] if repo else []),
+        *([f'plain = zoo.load_collapsed("{name}")  # the same function in plain layers'] if collapsed else []),
         "```",
         "",
         f"Input: {'x'.join(map(str, image['input_size']))}, pixels scaled to [0, 1], mean {image['mean']}, "

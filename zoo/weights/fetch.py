@@ -18,7 +18,7 @@ from ..version import __version__
 from .cached import check_cached, check_foreign, obtain
 from .convert import safetensors_bytes
 from .download import Address, shown
-from .manifest import facts, full_name, source
+from .manifest import collapsed_facts, facts, full_name, source
 from .memory import SHA256, forget_trust_hint, key, trust, trusted_sha256
 from .paths import cache_folder, hub_folder, shipped_hub
 from .verify import load_release, mismatch
@@ -46,20 +46,21 @@ class Located:
         return self.kind != "staged"
 
 
-def fetch(name: str, cache_dir: str | Path | None = None) -> Located:
+def fetch(name: str, cache_dir: str | Path | None = None, collapsed: bool = False) -> Located:
     """Find a weight's file, downloading it if need be, and verify it.
 
     Args:
         name: ``arch.tag``, or an architecture for its first weight.
         cache_dir: Where downloads are kept; by default :func:`.paths.cache_folder`, and the Hub's own cache is looked
             into as well.
+        collapsed: The file of its collapsed form.
 
     Raises:
         HashMismatchError: If the staged file is not the manifest's.
         WeightError: If no source gave it; the message names each and why.
     """
     name = full_name(name)
-    entry = facts(name)
+    entry = collapsed_facts(name) if collapsed else facts(name)
     failures = []
     for kind, find in (("staged", _staged), ("cache", _cached), ("hub", _from_hub), ("release", _from_release)):
         try:
@@ -75,7 +76,7 @@ def fetch(name: str, cache_dir: str | Path | None = None) -> Located:
                 return Located(path, kind, entry["sha256"])
     tried = "; ".join(failures) or "it is neither staged nor cached, not on the Hub, and has no authors' release"
     raise WeightError(
-        f"{name} could not be had: {tried}. Put its file at {hub_folder() / name / 'model.safetensors'} "
+        f"{name} could not be had: {tried}. Put its file at {hub_folder() / _staged_path(name, entry)} "
         "(sha256 {}) or connect to the network.".format(entry["sha256"])
     )
 
@@ -166,9 +167,7 @@ def cached_file(name: str, entry: dict[str, Any], cache_dir: str | Path | None =
 
 def staged_file(name: str, entry: dict[str, Any]) -> Path | None:
     """A weight's file in the staged folder in use, or the one that came with this copy; None if there is none."""
-    staged = source(entry, "staged")
-    relative = staged["path"] if staged else f"{name}/model.safetensors"
-    paths = [folder / relative for folder in (hub_folder(), shipped_hub())]
+    paths = [folder / _staged_path(name, entry) for folder in (hub_folder(), shipped_hub())]
     return next((path for path in paths if path.is_file()), None)
 
 
@@ -184,6 +183,11 @@ def hub_cached_file(entry: dict[str, Any], cache_dir: str | Path | None = None) 
     except ValueError as error:
         raise WeightError(f"Hub {hub['repo']}: {_first_line(error)}") from None
     return Path(found) if isinstance(found, str) else None
+
+
+def _staged_path(name: str, entry: dict[str, Any]) -> str:
+    staged = source(entry, "staged")
+    return staged["path"] if staged else f"{name}/model.safetensors"
 
 
 def _staged(name: str, entry: dict[str, Any], cache_dir: str | Path | None) -> Path | None:

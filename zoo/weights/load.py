@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..errors import WeightError
 from . import packed
-from .fetch import fetch, fetch_address, fetch_from_repository
+from .fetch import Located, fetch, fetch_address, fetch_from_repository
 from .importers import read_checkpoint
 from .manifest import weights
 from .memory import file_stamp, known_sha256, recall, remember
@@ -60,8 +60,12 @@ def load_state_dict(cfg: dict[str, Any], cache_dir: str | Path | None = None) ->
     if cfg.get("source") == "hf-hub":
         repo, _, revision = cfg["hf_hub_id"].partition("@")
         return map_verified(fetch_from_repository(name, repo, revision or None, cache_dir).path, sha256, cache_dir)
-    found = fetch(name, cache_dir)
-    return (map_verified if found.write_once else read_verified)(found.path, sha256, cache_dir)
+    return load_fetched(fetch(name, cache_dir), cache_dir)
+
+
+def load_fetched(found: Located, cache_dir: str | Path | None = None) -> dict[str, Tensor]:
+    """Tensors of a file from :func:`.fetch.fetch`."""
+    return (map_verified if found.write_once else read_verified)(found.path, found.sha256, cache_dir)
 
 
 def read_verified(path: Path, sha256: str, cache_dir: str | Path | None = None) -> dict[str, Tensor]:

@@ -44,6 +44,30 @@ def facts(name: str) -> dict[str, Any]:
     return weights()[full_name(name)]
 
 
+def collapsed_facts(name: str) -> dict[str, Any]:
+    """Facts of a weight's collapsed form, a file beside the weight's wherever that is: its own sha256, size, sources.
+
+    Args:
+        name: As :func:`facts`.
+
+    Raises:
+        UnknownNameError: If the manifest has no such weight.
+        WeightError: If it has no collapsed form, or the file is left out; the message says what to do instead.
+    """
+    name = full_name(name)
+    entry = weights()[name]
+    form = entry.get("collapsed") or {"path": None, "reason": "none has been made"}
+    if form["path"] is None:
+        raise WeightError(
+            f"{name} comes without its collapsed form ({form['reason']}). Collapse the network itself: "
+            f"zoo.reparameterize(zoo.create_model({name!r}, pretrained=True).eval())"
+        )
+    hub = source(entry, "hub")
+    sources = [{"kind": "staged", "path": f"{name}/{form['path']}", "embedded": False}]
+    sources += [{**hub, "file": form["path"]}] if hub else []
+    return {**entry, "sha256": form["sha256"], "size": form["size"], "sources": sources}
+
+
 def full_name(name: str) -> str:
     """``arch.tag`` for ``arch.tag`` or for an architecture that has a weight.
 
