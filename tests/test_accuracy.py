@@ -52,6 +52,13 @@ def test_cifar10(name, cifar10, monkeypatch, tmp_path):
     assert correct(name, cifar10, monkeypatch, tmp_path) == weights()[name]["results"][0]["correct"]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [n for n in measured("cifar10") if weights()[n].get("collapsed", {}).get("path")])
+def test_cifar10_collapsed(name, cifar10):
+    model = zoo.load_collapsed(name)
+    assert validate(model, "cifar10", cifar10, device="cpu").correct == weights()[name]["results"][0]["correct"]
+
+
 def test_the_authors_figures_are_what_was_measured():
     """On the sets at hand their released files give the accuracies they claim, to the image."""
     theirs = [e for e in weights().values() if e["origin"] == "okankop" and e["results"]]

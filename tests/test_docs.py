@@ -1,5 +1,6 @@
 """Numbers in the documentation are the manifest's, and what it names exists."""
 
+import json
 import re
 import sys
 
@@ -8,6 +9,8 @@ from conftest import ROOT
 from zoo.weights.manifest import weights
 
 sys.path.insert(0, str(ROOT / "scripts"))
+import results_page
+import sharing_found
 import update_docs
 
 
@@ -16,6 +19,36 @@ def test_tables_are_up_to_date():
     assert update_docs.updated(readme) == readme, "run python scripts/update_docs.py"
     for name, text in (("weights.md", update_docs.page()), ("results.md", update_docs.results_page(weights()))):
         assert (ROOT / "docs" / name).read_text() == text, "run python scripts/update_docs.py"
+
+
+def test_a_twin_is_compared_with_what_is_known_of_it():
+    """Worked by hand: 90 and 88 % of 10,000; sqrt(0.9 * 0.1 + 0.88 * 0.12) / 100 * 196 is 0.867."""
+
+    def entry(correct, seeds=()):
+        runs = [{"seed": seed, "top1": top1, "correct": 0} for seed, top1 in seeds]
+        found = {"results": [{"top1": correct / 100, "correct": correct, "n": 10_000}], "params": {"nonzero": 1234}}
+        return found | ({"seeds": {"runs": runs}} if runs else {})
+
+    compared = {"a.x_c10": entry(9000), "b.x_c10": entry(8800)}
+    cells = results_page._against_a_twin("a.x_c10", "b.x_c10", compared)
+    assert cells[2:] == ["1,234", "1,234", "90.00", "88.00", "+2.00 ± 0.87", "one seed"]
+    compared = {
+        "a.x_c10": entry(9000, [(0, 90.0), (1, 91.0), (2, 92.0)]),
+        "b.x_c10": entry(8800, [(0, 88.0), (2, 92.0), (7, 10.0)]),  # seeds 0 and 2 are in both
+    }
+    assert results_page._against_a_twin("a.x_c10", "b.x_c10", compared)[-1] == "+1.00 ± 1.41 (2 seeds)"
+    del compared["b.x_c10"]
+    assert "not trained yet" in results_page._against_a_twin("a.x_c10", "b.x_c10", compared)[-2]
+
+
+def test_what_sharing_found_is_told_of_the_weight_as_it_is_now():
+    file = ROOT / "docs" / "sharing.json"
+    found = json.loads(file.read_text())
+    assert file.with_suffix(".md").read_text() == sharing_found.page(found), "run python scripts/sharing_found.py"
+    first = found["rows"][0]
+    result = weights()[found["name"]]["results"][0]
+    assert (first["correct"], first["n"]) == (result["correct"], result["n"])
+    assert first["stored"] == weights()[found["name"]]["params"]["stored"]
 
 
 def test_readme_names_what_exists():

@@ -84,6 +84,25 @@ def test_a_staged_weight_is_whole(place):
     assert max(d["max_relative"] for d in record["differences"] if d["dtype"] == "float64") < 1e-12
 
 
+def test_two_stagings_side_by_side_lose_nothing(place, monkeypatch):
+    """The second one begins and ends while the first one measures."""
+    first, plot = place.run(SPARSE), staging.plot_curve
+    place.manifest.write_text(json.dumps(manifest()))
+
+    def meanwhile(*args):
+        content = json.loads(place.manifest.read_text())
+        other = next(iter(manifest()["weights"].values()))
+        place.manifest.write_text(
+            json.dumps({**content, "weights": {**content["weights"], "lrunet1_100.b_c10": other}})
+        )
+        plot(*args)
+
+    monkeypatch.setattr(staging, "plot_curve", meanwhile)
+    place.stage(first)
+    names = json.loads(place.manifest.read_text())["weights"]
+    assert {"lrunet1_100.b_c10", "sparse_mlp_300_100.trial_fmnist"} < names.keys()
+
+
 def test_a_plain_network_has_no_second_file(place):
     entry = place.stage(place.run(PLAIN))
     assert "collapsed" not in entry

@@ -153,6 +153,13 @@ def test_a_loss_that_is_not_finite_stops_with_the_last_good_checkpoint(data, tmp
     assert checkpoint.load(tmp_path / "later" / "checkpoint.pt")["step"] == 6
 
 
+def test_a_last_batch_of_one_image_is_refused_with_a_way_out(data, tmp_path):
+    changes = {"weight": "sparse_mlp_300_100.trial_fmnist", "model_args": {}, "batch_size": 999, "epochs": 1}
+    recipe = load_recipe("lrunet1_fmnist", changes)
+    with pytest.raises(zoo.ZooError, match=r"cannot train on a batch of 1, which.*another batch_size"):
+        loop.train(recipe, data, tmp_path / "run", device="cpu")
+
+
 def test_weights_that_are_not_finite_are_not_saved(tmp_path):
     with pytest.raises(zoo.ZooError, match=r"w is no longer finite at epoch 1, step 2.*no checkpoint"):
         checkpoint.save({"model": {"w": torch.tensor([math.nan])}, "epoch": 0, "step": 2}, tmp_path / "checkpoint.pt")

@@ -133,7 +133,7 @@ class Learner:
             images = images.contiguous(memory_format=torch.channels_last)
         kind = getattr(torch, recipe.amp or "float32")
         with torch.autocast(images.device.type, kind, enabled=bool(recipe.amp)):
-            scores = self.network(images)
+            scores = self._scores(images)
         smoothing = recipe.label_smoothing if targets.dim() == 1 else 0.0
         loss = F.cross_entropy(scores.float(), targets, label_smoothing=smoothing) * self.processes.share(count)
         penalty = self.method.penalty() if self.method else None
@@ -152,6 +152,17 @@ class Learner:
         if self.ema:
             self.ema.update(self.model)
         return loss.detach() * (count / self.processes.world)
+
+    def _scores(self, images: Tensor) -> Tensor:
+        try:
+            return self.network(images)
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise ZooError(
+                f"Batch norms cannot train on a batch of {len(images)}, which the last one of an epoch is: choose "
+                "another batch_size, or hold out some images."
+            ) from None
 
     def end_epoch(self, epoch: int) -> dict[str, Any]:
         """What a sparse method does after an epoch (from 0); its last report of the epoch, for the log."""

@@ -74,7 +74,7 @@ def stage(
     def measure(model: nn.Module) -> Result:
         return validate(model, recipe.dataset, data, name=name, device="cpu")
 
-    content = json.loads(manifest_file.read_text()) if manifest_file.is_file() else manifest()
+    content = _read(manifest_file)
     spread = _spread(recipe, wanted, seeds, content["weights"].get(name, {}).get("seeds"))
     model = network_of(recipe, state)
     stored = store(model, measure)
@@ -108,11 +108,16 @@ def stage(
         _replace(folder, part)
     finally:
         shutil.rmtree(part, ignore_errors=True)
+    content = _read(manifest_file)  # another weight may have been staged in the minutes that this took
     # ours come first within an architecture, so that they are its default
     weights = {name: entry, **{n: e for n, e in content["weights"].items() if n != name}}
     content = {**content, "weights": dict(sorted(weights.items(), key=lambda item: _rank(*item)))}
     write_atomically((json.dumps(content, indent=2) + "\n").encode(), manifest_file)
     return entry
+
+
+def _read(manifest_file: Path) -> dict[str, Any]:
+    return json.loads(manifest_file.read_text()) if manifest_file.is_file() else manifest()
 
 
 def read_run(run: str | Path, wanted: Recipe, free: Sequence[str] = ()) -> tuple[Recipe, dict[str, Any]]:

@@ -1,0 +1,174 @@
+"""What sharing found in a trained network: similar layers, loops, and smaller networks without any training.
+
+    python scripts/sharing_found.py swrn_28_1_2.zoo_c10 --dataset cifar10 --data DIR
+
+writes docs/sharing.json, and from it docs/sharing.md and docs/sharing.png.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+import zoo
+from zoo.analysis import (
+    coefficient_spectrum,
+    compress_banks,
+    fold_layers,
+    layer_clusters,
+    layer_similarity,
+    recurrent_runs,
+)
+from zoo.evaluation.validate import validate
+from zoo.files import write_atomically
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+THRESHOLDS = (0.999, 0.99, 0.98, 0.95, 0.9, 0.8, 0.5, 0.1)
+
+INTRO = """# What sharing found
+
+Made by `{command}`; figures in
+`sharing.json`. Nothing is trained here and nothing is chosen by these figures: the network is the staged one, and every
+row is measured on the whole test set. Paper: P. Savarese and M. Maire, Learning Implicitly Recurrent CNNs Through
+Parameter Sharing, https://arxiv.org/abs/1902.09701. The functions are those of `zoo.analysis`.
+
+![similarity of the layers; accuracy against parameters](sharing.png)
+
+## Similar layers
+
+|cosine| of the coefficients with which two layers mix the templates of their bank; 1 is the same kernel up to a factor.
+"""
+
+FOLDING = """## Folding into loops, and fewer templates, without training
+
+`fold_layers` ties layers that are at least so similar: fewer different kernels per stage, and fewer parameters once
+these are fewer than the templates. `compress_banks` keeps the leading templates of each bank. A loop is a run of blocks
+with the same kernels up to factors.
+"""
+
+
+def study(name: str, dataset: str, data: str) -> dict[str, Any]:
+    """Similarities, and accuracy on the whole test set of the network as it is, folded, and of lower rank.
+
+    Args:
+        name: ``arch.tag`` of a weight with template banks.
+        dataset: Name of its data set.
+        data: Folder of the data set.
+    """
+    model = zoo.create_model(name, pretrained=True).eval()
+    banks = layer_similarity(model)
+    templates = max(len(values) for values in coefficient_spectrum(model).values())
+    made = [("as trained", 1.0, model)]
+    made += [(f"folded at {threshold}", threshold, fold_layers(model, threshold)) for threshold in THRESHOLDS]
+    made += [(f"rank {rank}", 1.0, compress_banks(model, rank)) for rank in range(templates, 0, -1)]
+    rows, done = [], {}
+    for what, threshold, network in tqdm(made, desc="measuring"):
+        clusters = layer_clusters(model, threshold)
+        key = json.dumps(clusters) if what.startswith("folded") else what
+        if key not in done:  # a threshold that ties the same layers gives the same network
+            done[key] = validate(network, dataset, data, name=what, device="cpu")
+        rows.append(
+            {
+                "what": what,
+                "stored": zoo.count_parameters(network)["stored"],
+                "kernels": [len(found) for found in clusters.values()] if what.startswith("folded") else None,
+                "loops": [list(run.blocks) for run in recurrent_runs(network, 1.0)],
+                "correct": done[key].correct,
+                "n": done[key].n,
+            }
+        )
+    return {
+        "name": name,
+        "dataset": dataset,
+        "layers": {bank: list(found.layers) for bank, found in banks.items()},
+        "similarity": {bank: found.matrix.tolist() for bank, found in banks.items()},
+        "spectrum": {bank: values.tolist() for bank, values in coefficient_spectrum(model).items()},
+        "rows": rows,
+    }
+
+
+def page(found: dict[str, Any]) -> str:
+    """docs/sharing.md."""
+    first = found["rows"][0]
+    command = f"python scripts/sharing_found.py {found['name']} --dataset {found['dataset']} --data DIR"
+    lines = [INTRO.format(command=command)]
+    for bank, layers in found["layers"].items():
+        spectrum = ", ".join(f"{value:.3f}" for value in found["spectrum"][bank])
+        lines += [f"`{bank}`, singular values of its coefficients: {spectrum}.", ""]
+        lines += ["| | " + " | ".join(f"`{_short(name)}`" for name in layers) + " |", "|---|" + "---:|" * len(layers)]
+        for name, row in zip(layers, found["similarity"][bank], strict=True):
+            lines.append(f"| `{_short(name)}` | " + " | ".join(f"{value:.3f}" for value in row) + " |")
+        lines.append("")
+    header = [
+        "network",
+        "stored parameters",
+        "kernels per stage",
+        "loops",
+        f"right of {first['n']:,}",
+        "top-1 %",
+        "change",
+    ]
+    lines += [FOLDING, "| " + " | ".join(header) + " |", "|---|---:|---|---|---:|---:|---:|"]
+    for row in found["rows"]:
+        loops = ", ".join(f"{blocks[0]} to {blocks[-1].rsplit('.', 1)[-1]}" for blocks in row["loops"])
+        kernels = ", ".join(map(str, row["kernels"])) if row["kernels"] else "-"
+        top1 = 100 * row["correct"] / row["n"]
+        change = 100 * (row["correct"] - first["correct"]) / row["n"]
+        lines.append(
+            f"| {row['what']} | {row['stored']:,} | {kernels} | {loops or '-'} | {row['correct']:,} | {top1:.2f} | "
+            f"{change:+.2f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def draw(found: dict[str, Any], target: Path) -> None:
+    """The similarity matrices, and accuracy against stored parameters."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    banks = found["layers"]
+    figure, panels = pyplot.subplots(1, len(banks) + 1, figsize=(3.2 * len(banks) + 4.2, 3.6))
+    for panel, (bank, layers) in zip(panels, banks.items(), strict=False):
+        image = panel.imshow(found["similarity"][bank], vmin=0, vmax=1, cmap="viridis")
+        panel.set_xticks(range(len(layers)), [_short(name) for name in layers], rotation=90, fontsize=7)
+        panel.set_yticks(range(len(layers)), [_short(name) for name in layers], fontsize=7)
+        panel.set_title(f"{bank}: |cosine|", fontsize=9)
+        figure.colorbar(image, ax=panel, shrink=0.7)
+    for kind, marker in (("as trained", "*"), ("folded", "o"), ("rank", "s")):
+        rows = [row for row in found["rows"] if row["what"].startswith(kind)]
+        x, y = [row["stored"] for row in rows], [100 * row["correct"] / row["n"] for row in rows]
+        panels[-1].plot(x, y, marker=marker, linestyle=":", label=kind)
+    panels[-1].set(xlabel="stored parameters", ylabel="top-1 %", title="smaller without training")
+    panels[-1].locator_params(axis="x", nbins=4)
+    panels[-1].legend()
+    panels[-1].grid(alpha=0.3)
+    figure.suptitle(found["name"], fontsize=10)
+    figure.tight_layout()
+    write_atomically(lambda file: figure.savefig(file, format="png", dpi=90, metadata={"Software": None}), target)
+    pyplot.close(figure)
+
+
+def _short(layer: str) -> str:
+    """``stages.0.2.conv1`` as ``2.conv1``: within its stage."""
+    return ".".join(layer.split(".")[-2:])
+
+
+def main() -> None:
+    """Run the script."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", help="arch.tag of a weight with template banks")
+    parser.add_argument("--dataset", required=True)
+    parser.add_argument("--data", required=True, metavar="DIR")
+    options = parser.parse_args()
+    found = study(options.name, options.dataset, options.data)
+    write_atomically((json.dumps(found, indent=1) + "\n").encode(), DOCS / "sharing.json")
+    write_atomically(page(found).encode(), DOCS / "sharing.md")
+    draw(found, DOCS / "sharing.png")
+
+
+if __name__ == "__main__":
+    main()
