@@ -1,5 +1,6 @@
 """Shared fixtures: golden files, released weights and full data sets where they are at hand, and a closed network."""
 
+import copy
 import os
 import socket
 import sys
@@ -36,6 +37,16 @@ def own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
     return tmp_path / "cache"
+
+
+@pytest.fixture
+def entries(monkeypatch):
+    """The manifest's weights, a copy that a test may change."""
+    from zoo.weights.manifest import manifest
+
+    changed = copy.deepcopy(manifest())
+    monkeypatch.setattr("zoo.weights.manifest.manifest", lambda: changed)
+    return changed["weights"]
 
 
 def data_folder() -> Path | None:

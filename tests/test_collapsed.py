@@ -1,6 +1,5 @@
 """Collapsed forms of staged weights: files of their own, verified like the weights, the same function."""
 
-import copy
 import shutil
 
 import pytest
@@ -16,18 +15,10 @@ from zoo.cli.demo import SAMPLE
 from zoo.models.lrunet import ReuseBlock
 from zoo.reparam.record import input_size_of
 from zoo.weights.fetch import fetch
-from zoo.weights.manifest import collapsed_facts, manifest, weights
+from zoo.weights.manifest import collapsed_facts, weights
 
 COLLAPSED = [name for name, entry in weights().items() if (entry.get("collapsed") or {}).get("path")]
 NAME = "lrunet1_100.zoo_fmnist"
-
-
-@pytest.fixture
-def entries(monkeypatch):
-    """The manifest's weights, a copy that a test may change."""
-    changed = copy.deepcopy(manifest())
-    monkeypatch.setattr("zoo.weights.manifest.manifest", lambda: changed)
-    return changed["weights"]
 
 
 def test_every_weight_of_ours_says_what_became_of_its_collapsed_form():

@@ -212,8 +212,16 @@ def test_what_is_no_finished_run_of_the_recipe_is_refused(place, monkeypatch):
 
 def test_the_order_of_weights_takes_any_name():
     names = ["a.zoo_c10", "a.zoo_seed1_c10", "a.zoo_mnist", "a.zoo_in1k", "a.zoo_other", "a.zoo_fmnist"]
-    ranked = sorted(names, key=lambda name: staging._rank(name, {"origin": "zoo"}))
-    assert ranked == ["a.zoo_c10", "a.zoo_seed1_c10", "a.zoo_fmnist", "a.zoo_mnist", "a.zoo_in1k", "a.zoo_other"]
+    ranked = ["a.zoo_c10", "a.zoo_seed1_c10", "a.zoo_fmnist", "a.zoo_mnist", "a.zoo_in1k", "a.zoo_other"]
+    assert list(staging._in_order({name: {"origin": "zoo"} for name in names})) == ranked
+
+
+def test_the_default_of_an_architecture_is_not_a_twin_of_another():
+    twins = {"a.zoo_dense_c10": [], "a.zoo_moving_c10": ["a.zoo_static_c10", "a.zoo_dense_c10"]}
+    twins |= {"a.zoo_static_c10": ["a.zoo_dense_c10"], "a.authors_c10": []}
+    weights = {name: {"origin": "zoo" if "zoo" in name else "x", "twins": found} for name, found in twins.items()}
+    ordered = ["a.zoo_moving_c10", "a.zoo_static_c10", "a.zoo_dense_c10", "a.authors_c10"]
+    assert list(staging._in_order(weights)) == ordered
 
 
 @pytest.mark.parametrize(

@@ -32,14 +32,6 @@ THEIRS = [name for name, entry in weights().items() if entry["origin"] == "okank
 SMALL = "lrunet1_100.okankop_fmnist"
 
 
-@pytest.fixture
-def entries(monkeypatch):
-    """The manifest's weights, a copy that a test may change."""
-    changed = copy.deepcopy(manifest())
-    monkeypatch.setattr("zoo.weights.manifest.manifest", lambda: changed)
-    return changed["weights"]
-
-
 def pickled(state: dict, path: Path) -> None:
     """Write a state dict as the authors' files are: a pickle without zip, a wrapper's prefix, figures beside it."""
     content = {"net": {f"module.{k}": v for k, v in state.items()}, "acc": 91.17, "epoch": 74}

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import statistics
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -109,9 +110,7 @@ def stage(
     finally:
         shutil.rmtree(part, ignore_errors=True)
     content = _read(manifest_file)  # another weight may have been staged in the minutes that this took
-    # ours come first within an architecture, so that they are its default
-    weights = {name: entry, **{n: e for n, e in content["weights"].items() if n != name}}
-    content = {**content, "weights": dict(sorted(weights.items(), key=lambda item: _rank(*item)))}
+    content = {**content, "weights": _in_order({**content["weights"], name: entry})}
     write_atomically((json.dumps(content, indent=2) + "\n").encode(), manifest_file)
     return entry
 
@@ -272,11 +271,21 @@ def _replace(folder: Path, part: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _rank(name: str, entry: dict[str, Any]) -> tuple:
+def _in_order(weights: dict[str, Any]) -> dict[str, Any]:
+    """Weights in the manifest's order; the first one of an architecture is its default.
+
+    Ours come first; and of ours, what others are compared with comes after them: the default of a sparse network is
+    not its dense twin.
+    """
     order = [*("c10", "c100", "fmnist"), *(d.suffix for d in DATASETS.values())]
-    suffix = name.rsplit("_", 1)[-1]
-    position = order.index(suffix) if suffix in order else len(order)
-    return name.split(".", 1)[0], entry["origin"] != "zoo", position, name
+    twins = Counter(twin for entry in weights.values() for twin in entry.get("twins", []))
+
+    def rank(name: str) -> tuple:
+        suffix = name.rsplit("_", 1)[-1]
+        position = order.index(suffix) if suffix in order else len(order)
+        return name.split(".", 1)[0], weights[name]["origin"] != "zoo", position, twins[name], name
+
+    return {name: weights[name] for name in sorted(weights, key=rank)}
 
 
 def plot_curve(log: Path, target: Path, title: str) -> None:
