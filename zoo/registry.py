@@ -11,7 +11,7 @@ from torch import nn
 
 from .errors import UnknownNameError, ZooError
 from .models import FAMILIES
-from .weights.manifest import weights
+from .weights.manifest import warm_starts, weights
 
 
 def family_of(name: str) -> str:
@@ -47,8 +47,8 @@ def check_name(name: str) -> str:
         close = difflib.get_close_matches(arch, architectures, 4, 0.5)
         hint = f"Did you mean {', '.join(close)}?" if close else "See: zoo list"
         raise UnknownNameError(f"No model is called {arch!r}. {hint}")
-    if tag and name not in weights():
-        known = [n for n in weights() if n.split(".", 1)[0] == arch]
+    if tag and name not in weights() and name not in warm_starts():
+        known = [n for n in [*weights(), *warm_starts()] if n.split(".", 1)[0] == arch]
         hint = f"It has {', '.join(known)}." if known else "It has none yet; see: zoo list --pretrained"
         raise UnknownNameError(f"{arch} has no weight tagged {tag!r}. {hint}")
     return name

@@ -1,13 +1,19 @@
 """``zoo export`` and ``zoo import``."""
 
 import argparse
+import inspect
 import json
+import shlex
 from pathlib import Path
+from typing import Any
 
+import timm
 import torch
-from torch import nn
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
 
-from ..errors import WeightError, ZooError
+from ..data.catalog import DATASETS, Dataset
+from ..errors import DataError, WeightError, ZooError
 from ..extras import require
 from ..files import write_atomically
 from ..models import load_reference
@@ -66,21 +72,25 @@ def _import(options: argparse.Namespace) -> None:
     state = read_checkpoint(options.file)
     with torch.device("meta"):
         sample = create_model(arch, **settings)
-    model = create_model(arch, **{**_sizes(sample, state), **settings})
+    arguments = {**_sizes(sample, state), **settings}
+    model = create_model(arch, **arguments)
     load_reference(model, state)
     path = Path(options.output or f"{arch}.safetensors")
-    metadata = {"format": "pt", "architecture": arch, "model_args": json.dumps(settings)}
+    metadata = {"format": "pt", "architecture": arch, "model_args": json.dumps(arguments)}
     tensors = {key: tensor.contiguous() for key, tensor in model.state_dict().items()}
     try:
         write_atomically(safetensors_bytes(tensors, metadata), path)
     except OSError as error:
         raise WeightError(f"{path}: cannot be written ({error.strerror or error}).") from None
     print(f"{path}  sha256 {sha256_of(path)}")
-    arguments = "".join(f", {key}={value!r}" for key, value in settings.items())
-    print(f'timm.create_model("{arch}", num_classes={model.num_classes}, checkpoint_path="{path}"{arguments})')
+    listed = "".join(f", {key}={value!r}" for key, value in arguments.items())
+    print(f'timm.create_model("{arch}", checkpoint_path="{path}"{listed})')
+    imagenet = DATASETS["imagenet"]
+    if model.num_classes == imagenet.num_classes:
+        print(f"zoo validate {arch} --dataset {imagenet.name} --data DIR --checkpoint {shlex.quote(str(path))}")
 
 
-def _sizes(model: nn.Module, state: dict[str, torch.Tensor]) -> dict[str, int]:
+def _sizes(model: nn.Module, state: dict[str, Tensor]) -> dict[str, int]:
     """Classes and channels of a checkpoint, read off its classifier and first convolution."""
     if not hasattr(model, "reference_key"):
         return {}
@@ -90,3 +100,59 @@ def _sizes(model: nn.Module, state: dict[str, torch.Tensor]) -> dict[str, int]:
         if tensor is not None and tensor.dim() > dim:
             sizes[argument] = tensor.shape[dim]
     return sizes
+
+
+def load_converted(path: str | Path, arch: str, dataset: Dataset) -> nn.Module:
+    """The network of a file that ``zoo import`` wrote, in eval mode.
+
+    Args:
+        path: The file; its metadata holds the architecture and the arguments it was made with.
+        arch: The architecture it must be of.
+        dataset: Images are prepared as this data set's.
+
+    Raises:
+        WeightError: If the file is missing, is not such a file, or is of another architecture.
+        DataError: If the network takes images of other channels than this data set's.
+    """
+    arguments, state = _read_converted(Path(path), arch)
+    shape = (arguments.get("in_chans", dataset.input_size[0]), *dataset.input_size[1:])
+    cfg = {"input_size": shape, "mean": dataset.mean, "std": dataset.std, "crop_pct": dataset.crop_pct}
+    try:
+        with torch.device("meta"):  # nothing is allocated for a network that the file does not fill
+            create_model(arch, **arguments).load_state_dict(state, strict=True, assign=True)
+        model = create_model(arch, pretrained_cfg_overlay=cfg, **arguments)
+        model.load_state_dict(state, strict=True)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise WeightError(f"{path}: does not fit {arch}: {' '.join(str(error).split())[:300]}") from None
+    if shape != dataset.input_size:
+        raise DataError(
+            f"{path}: the network takes images of {shape[0]} channels, {dataset.name} has {dataset.input_size[0]}."
+        )
+    return model.eval()
+
+
+def _read_converted(path: Path, arch: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Arguments and tensors of a file that ``zoo import`` wrote."""
+    advice = f"Convert the authors' file with: zoo import FILE --as {arch}"
+    try:
+        with safe_open(path, "pt") as file:
+            facts = file.metadata() or {}
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except FileNotFoundError:
+        raise WeightError(f"No such file: {path}") from None
+    except OSError as error:
+        raise WeightError(f"{path}: cannot be read ({error.strerror or error}).") from None
+    except (SafetensorError, ValueError) as error:
+        raise WeightError(f"{path}: not a safetensors file ({error}). {advice}") from None
+    if "architecture" not in facts:
+        raise WeightError(f"{path}: names no architecture, so zoo import did not write it. {advice}")
+    if facts["architecture"] != arch:
+        raise WeightError(f"{path}: holds a {facts['architecture']}, not a {arch}: name the architecture it holds.")
+    try:
+        arguments = json.loads(facts.get("model_args", ""))
+    except ValueError:
+        arguments = None
+    # timm's own arguments could name other files
+    if not isinstance(arguments, dict) or set(arguments) & set(inspect.signature(timm.create_model).parameters):
+        raise WeightError(f"{path}: its model_args are not as zoo import writes them. {advice}")
+    return arguments, state

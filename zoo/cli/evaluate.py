@@ -3,6 +3,10 @@
 import argparse
 import json
 import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from torch import nn
 
 from ..data.catalog import DATASETS, get_dataset
 from ..data.text import TEXT_DATASETS
@@ -11,8 +15,10 @@ from ..evaluation.predict import class_names, predict
 from ..evaluation.results import table, write_results
 from ..evaluation.validate import validate
 from ..registry import check_name, create_model
-from ..reparam import load_collapsed
-from ..weights.manifest import collapsed_facts, facts, full_name
+from ..reparam import load_collapsed, reparameterize
+from ..weights.manifest import collapsed_facts, facts, full_name, warm_starts
+from ..weights.verify import sha256_of
+from .convert import load_converted
 from .language import validate_runs
 
 
@@ -60,6 +66,7 @@ def _add_validate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=int, help="images per step (256); columns of a text (its recipe's)")
     parser.add_argument("--device", default="", help="cpu, cuda, ... (the GPU if there is one)")
     parser.add_argument("--collapsed", action="store_true", help="measure the networks' collapsed forms")
+    parser.add_argument("--checkpoint", metavar="FILE", help="a file made by zoo import, of the one architecture named")
     parser.add_argument("--results", metavar="FILE", help="also write the figures to FILE.json or FILE.csv")
 
 
@@ -67,6 +74,8 @@ def _validate(options: argparse.Namespace) -> None:
     if options.batch_size is not None and options.batch_size < 1:
         raise ZooError(f"--batch-size {options.batch_size}: at least one image or column per batch is needed.")
     if options.dataset in TEXT_DATASETS:
+        if options.checkpoint:
+            raise ZooError("--checkpoint belongs to networks for images; of a text name the folder of a run.")
         if options.collapsed:
             raise ZooError("--collapsed belongs to the weights of images; zoo perplexity --collapse does it for a run.")
         validate_runs(options)
@@ -74,17 +83,14 @@ def _validate(options: argparse.Namespace) -> None:
     if options.results and not options.results.endswith((".json", ".csv")):
         raise ZooError(f"{options.results}: results are written as .json or .csv; give the file one of these endings.")
     results = []
-    for name in options.name:
-        name = full_name(check_name(name))
-        model = load_collapsed(name) if options.collapsed else create_model(name, pretrained=True)
-        entry = collapsed_facts(name) if options.collapsed else facts(name)
+    for model, name, sha256 in _networks(options):
         results.append(
             validate(
                 model,
                 options.dataset,
                 options.data,
                 name=f"{name} (collapsed)" if options.collapsed else name,
-                sha256=entry["sha256"],
+                sha256=sha256,
                 batch_size=options.batch_size or 256,
                 device=options.device,
             )
@@ -104,6 +110,27 @@ def _validate(options: argparse.Namespace) -> None:
     print(table(cells, ["name", "data set", "top-1 %", "top-5 %", "n", "95 % interval", "images/s"]))
     if options.results:
         write_results(results, options.results)
+
+
+def _networks(options: argparse.Namespace) -> Iterator[tuple[nn.Module, str, str]]:
+    """Networks to measure, one after the other, with their names and the sha256 of their files."""
+    if options.checkpoint:
+        arch, path = options.name[0], Path(options.checkpoint)
+        if len(options.name) > 1 or "." in check_name(arch):
+            raise ZooError(
+                f"{' '.join(options.name)}: with --checkpoint name one architecture, without a tag (zoo list)."
+            )
+        model = load_converted(path, arch, get_dataset(options.dataset))
+        yield reparameterize(model) if options.collapsed else model, f"{arch} from {path.name}", sha256_of(path)
+        return
+    for name in options.name:
+        if check_name(name) in warm_starts():
+            model = create_model(name, pretrained=True).eval()
+            yield reparameterize(model) if options.collapsed else model, name, ""
+            continue
+        name = full_name(name)
+        model = load_collapsed(name) if options.collapsed else create_model(name, pretrained=True)
+        yield model, name, (collapsed_facts(name) if options.collapsed else facts(name))["sha256"]
 
 
 def _predict(options: argparse.Namespace) -> None:

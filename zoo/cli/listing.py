@@ -13,7 +13,8 @@ from ..density import density_report
 from ..evaluation.results import table
 from ..registry import check_name, create_model, family_of, list_models
 from ..reparam import count_parameters
-from ..weights.manifest import facts, weights
+from ..weights.manifest import SAME_FUNCTION, facts, hub_source, warm_start_cfg, warm_starts, weights
+from ..weights.warm_start import pin
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
@@ -30,7 +31,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 
 
 def describe(name: str) -> dict[str, Any]:
-    """Name, family, parameters and whether there are weights; for a weight also data set, accuracy and licence."""
+    """Name, family, parameters, whether there are weights; more of a weight, and what a warm start begins with."""
     arch = name.split(".", 1)[0]
     with torch.device("meta"):
         model = create_model(name)
@@ -39,7 +40,10 @@ def describe(name: str) -> dict[str, Any]:
         "family": family_of(arch),
         "params": sum(p.numel() for p in model.parameters()),
         "pretrained": any(n.split(".", 1)[0] == arch for n in weights()),
+        "warm_starts": [n for n in warm_starts() if n.split(".", 1)[0] == arch],
     }
+    if name in warm_starts():
+        row |= _describe_start(name)
     if name in weights():
         entry = weights()[name]
         measured = entry.get("results") or [{}]
@@ -53,6 +57,19 @@ def describe(name: str) -> dict[str, Any]:
             "size": entry["size"],
         }
     return row
+
+
+def _describe_start(name: str) -> dict[str, Any]:
+    base = warm_starts()[name]["base"]
+    known = pin(base)
+    return {
+        "starts_from": f"timm's {base}, {SAME_FUNCTION}",
+        "licence": warm_start_cfg(name)["license"],
+        "hub": hub_source(base, "main")["repo"],
+        "revision": known and known.revision,
+        "sha256": known and known.sha256,
+        "fetch": f"zoo fetch {name}" if known else f"zoo fetch {name} --revision COMMIT --sha256 HEX (needed once)",
+    }
 
 
 def structure(name: str) -> dict[str, Any]:
@@ -79,8 +96,12 @@ def _list(options: argparse.Namespace) -> None:
         ]
         print(table(cells, ["name", "family", "params", "data set", "top-1 %", "licence"]))
     else:
-        cells = [[r["name"], r["family"], f"{r['params']:,}", "yes" if r["pretrained"] else ""] for r in rows]
+        cells = [[r["name"], r["family"], f"{r['params']:,}", _pretrained(r)] for r in rows]
         print(table(cells, ["name", "family", "params", "pretrained"]))
+
+
+def _pretrained(row: dict[str, Any]) -> str:
+    return "yes" if row["pretrained"] else "warm start" if row["warm_starts"] else ""
 
 
 def _number(value: object) -> str:
@@ -94,9 +115,12 @@ def _percent(value: float | None) -> str:
 def _info(options: argparse.Namespace) -> None:
     name = check_name(options.name)
     row = describe(name) | structure(name)
-    row["weights"] = [n for n in weights() if n.split(".", 1)[0] == name]
+    if name == name.split(".", 1)[0]:
+        row["weights"] = [n for n in weights() if n.split(".", 1)[0] == name]
+    else:
+        del row["warm_starts"]
     if name in weights():
-        row = {key: value for key, value in row.items() if key != "weights"} | {"facts": facts(name)}
+        row["facts"] = facts(name)
     if options.json:
         print(json.dumps(row, indent=2))
         return

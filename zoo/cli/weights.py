@@ -14,8 +14,9 @@ from ..files import write_atomically
 from ..registry import create_model
 from ..weights.audit import audit
 from ..weights.fetch import fetch, fetch_address
-from ..weights.manifest import facts, full_name, weights
+from ..weights.manifest import facts, full_name, warm_starts, weights
 from ..weights.packed import is_packed, pack, unpack
+from ..weights.warm_start import fetch_base
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
@@ -24,9 +25,10 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "name", nargs="+", help="arch.tag, an architecture for its first weight, or an https:// address"
     )
+    parser.add_argument("--revision", metavar="COMMIT", help="of the Hub file that a warm start begins with; recorded")
     parser.add_argument("--cache-dir", help="where downloads are kept")
     known = parser.add_mutually_exclusive_group()
-    known.add_argument("--sha256", metavar="HEX", help="of an address's file, from a place you trust; it is recorded")
+    known.add_argument("--sha256", metavar="HEX", help="of that file or an address's, from a place you trust; recorded")
     known.add_argument(
         "--trust-first-use", action="store_true", help="accept what an address sends now, and nothing else ever after"
     )
@@ -52,12 +54,20 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 
 def _fetch(options: argparse.Namespace) -> None:
     for name in options.name:
+        if name in warm_starts() and not options.trust_first_use:
+            found = fetch_base(name, options.revision, options.sha256, options.cache_dir)
+            base = f"{name} (timm's {warm_starts()[name]['base']})"
+            print(f"{base}  {found.kind}  sha256 {found.sha256}  {found.path}")
+            continue
+        if options.revision:
+            raise ZooError(f"--revision is for warm starts such as {next(iter(warm_starts()))}, not for {name}.")
         if "://" in name:
             found = fetch_address(name, options.sha256, options.trust_first_use, options.cache_dir)
             print(f"{name}  {found.kind}  sha256 {found.sha256}  {found.path}")
             continue
         if options.sha256 or options.trust_first_use:
-            raise ZooError(f"--sha256 and --trust-first-use are for addresses; the manifest has that of {name}.")
+            what = "no warm start is taken on trust" if name in warm_starts() else f"the manifest has that of {name}"
+            raise ZooError(f"--sha256 and --trust-first-use are for addresses; {what}.")
         found = fetch(name, options.cache_dir)
         print(f"{full_name(name)}  {found.kind}  sha256 {found.sha256}  {found.path}")
 

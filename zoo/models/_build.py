@@ -9,6 +9,7 @@ from ..errors import WeightError
 from ..weights.assign import is_filled, is_worth_it, take_over, unfilled
 from ..weights.load import load_state_dict
 from ..weights.manifest import weights
+from ..weights.warm_start import is_warm_start
 from ._reference import rename_from_reference
 
 
@@ -51,11 +52,15 @@ def build_model(
         cfg = resolve_pretrained_cfg(variant, pretrained_cfg=pretrained_cfg, pretrained_cfg_overlay=overlay).to_dict()
         verified = load_state_dict(cfg, cache_dir)
 
+        start = is_warm_start(cfg)  # what was read is a plain network's, and the rest is to be drawn at random
         own = {"num_classes": cfg["num_classes"], "in_chans": cfg["input_size"][0]}
-        if is_worth_it(verified) and all(kwargs.get(argument, value) == value for argument, value in own.items()):
+        unadapted = all(kwargs.get(argument, value) == value for argument, value in own.items())
+        if unadapted and not start and is_worth_it(verified):
             creators = (unfilled(cls), cls)  # the second if a tensor is left that the file does not have
 
         def filter_fn(read: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+            if start:
+                return model.warm_start(verified)
             state = rename_from_reference(model, read if verified is None else verified)
             return take_over(model, state) if next(model.parameters()).is_meta else state
 

@@ -68,6 +68,23 @@ class ParadiseResNet(PlainResNet):
         """The PD convolutions by name, in order of execution; none after folding."""
         return {name: module for name, module in self.named_modules() if isinstance(module, PDAConv2d)}
 
+    def warm_start(self, plain: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The state dict that :func:`expand_plain` gives this network, which is changed in place as well.
+
+        Args:
+            plain: State dict of the plain ResNet. Its stem and classifier are returned as they are, also if this
+                network has other channels and classes: timm's loader adapts them.
+
+        Raises:
+            WeightError: If the tensors are not those of the plain ResNet of this depth.
+        """
+        given = {key: plain[key] for key in ("conv1.weight", "fc.weight", "fc.bias") if key in plain}
+        if len(given) < 3:
+            raise WeightError("This is no plain ResNet with a classifier: a network cannot start from it.")
+        own = {key: tensor for key, tensor in self.state_dict().items() if key.startswith(("conv1.", "fc."))}
+        expand_plain(self, {key: tensor for key, tensor in plain.items() if key not in given} | own)
+        return self.state_dict() | given
+
     _KEYS = (
         (r"(.*)\.branches\.standard1\.(conv|bn)\.(.*)", r"\1.ori_\2.\3"),
         (r"(.*)\.branches\.standard2\.(conv|bn)\.(.*)", r"\1.new_\2.\3"),

@@ -60,7 +60,11 @@ def fetch(name: str, cache_dir: str | Path | None = None, collapsed: bool = Fals
         WeightError: If no source gave it; the message names each and why.
     """
     name = full_name(name)
-    entry = collapsed_facts(name) if collapsed else facts(name)
+    return find_verified(name, collapsed_facts(name) if collapsed else facts(name), cache_dir)
+
+
+def find_verified(name: str, entry: dict[str, Any], cache_dir: str | Path | None = None) -> Located:
+    """:func:`fetch` for a file's facts, its ``sha256``, ``size`` and ``sources``, wherever they come from."""
     failures = []
     for kind, find in (("staged", _staged), ("cache", _cached), ("hub", _from_hub), ("release", _from_release)):
         try:

@@ -12,10 +12,11 @@ from ..errors import WeightError
 from . import packed
 from .fetch import Located, fetch, fetch_address, fetch_from_repository
 from .importers import read_checkpoint
-from .manifest import weights
+from .manifest import warm_starts, weights
 from .memory import file_stamp, known_sha256, recall, remember
 from .paths import shipped_hub
 from .verify import mismatch, parse
+from .warm_start import fetch_base, is_warm_start
 
 
 def load_state_dict(cfg: dict[str, Any], cache_dir: str | Path | None = None) -> dict[str, Tensor] | None:
@@ -24,7 +25,8 @@ def load_state_dict(cfg: dict[str, Any], cache_dir: str | Path | None = None) ->
     A file, folder or Hub repository the user named (``pretrained_cfg_overlay=dict(file=...)``, ``local-dir:``,
     ``hf-hub:``) under the name of one of our weights must be that weight, to the byte. Under any other name it is the
     user's own, and timm loads it; but what comes from an address (``url``) must have been accepted with
-    :func:`.fetch.fetch_address`.
+    :func:`.fetch.fetch_address`. For a warm start it is the plain network it starts from
+    (:func:`.warm_start.is_warm_start`).
 
     Args:
         cfg: ``architecture``, ``tag`` and, if the user gave one, ``file``, ``hf_hub_id`` or ``url``.
@@ -40,6 +42,8 @@ def load_state_dict(cfg: dict[str, Any], cache_dir: str | Path | None = None) ->
     name = ".".join(part for part in (cfg.get("architecture"), cfg.get("tag")) if part)
     if cfg.get("state_dict"):
         return cfg["state_dict"]
+    if is_warm_start(cfg):
+        return load_fetched(fetch_base(name, cache_dir=cache_dir), cache_dir)
     if name not in weights():
         if cfg.get("file") or cfg.get("hf_hub_id"):
             return None
@@ -50,7 +54,9 @@ def load_state_dict(cfg: dict[str, Any], cache_dir: str | Path | None = None) ->
             return read_checkpoint(found.path)
         arch = cfg.get("architecture", "this architecture")
         known = [n for n in weights() if n.split(".", 1)[0] == arch]
+        starts = [n for n in warm_starts() if n.split(".", 1)[0] == arch]
         listed = f"it has {', '.join(known)}" if known else "it has none; see: zoo list --pretrained"
+        listed += f"; to begin with there is {', '.join(starts)}, a plain network's function" if starts else ""
         raise WeightError(f"{arch} has no pretrained weight {cfg.get('tag') or ''}".rstrip() + f": {listed}.")
     sha256 = weights()[name]["sha256"]
     given = cfg.get("file")

@@ -6,10 +6,15 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
+from timm.models import get_pretrained_cfg
+
 from ..data.catalog import get_dataset
 from ..errors import UnknownNameError, WeightError
 from .paths import manifest_file, shipped_hub
 from .schema import check_manifest
+
+SAME_FUNCTION = "the identical function before fine-tuning"
+"""What a warm start is, and no more."""
 
 
 @functools.cache
@@ -30,6 +35,27 @@ def manifest() -> dict[str, Any]:
 def weights() -> dict[str, dict[str, Any]]:
     """Facts of every weight, keyed by ``arch.tag``, in order of preference within an architecture."""
     return manifest()["weights"]
+
+
+def warm_starts() -> dict[str, dict[str, Any]]:
+    """Facts of every warm start, keyed by ``arch.tag``: timm's own weights in the form of one of our networks.
+
+    Returns:
+        For each ``family``, ``kind`` (the word of ``zoo.expand``), ``base`` (timm's name of the weights), and the
+        Hub's ``revision`` and ``sha256`` of the base's file, both None as long as the manifest does not have them.
+    """
+    return {
+        name: {**network, "base": base, "revision": entry["revision"], "sha256": entry["sha256"]}
+        for base, entry in manifest()["warm_starts"].items()
+        for name, network in entry["networks"].items()
+    }
+
+
+def hub_source(base: str, revision: str) -> dict[str, Any]:
+    """The Hub file of one of timm's own weights, as the manifest writes a source; repository and file are timm's."""
+    cfg = get_pretrained_cfg(base)
+    file = cfg.hf_hub_filename or "model.safetensors"
+    return {"kind": "hub", "repo": cfg.hf_hub_id, "revision": revision, "file": file}
 
 
 def facts(name: str) -> dict[str, Any]:
@@ -73,6 +99,7 @@ def full_name(name: str) -> str:
 
     Raises:
         UnknownNameError: If there is none.
+        WeightError: If it is a warm start.
     """
     known = weights()
     if name in known:
@@ -80,8 +107,14 @@ def full_name(name: str) -> str:
     tagged = [n for n in known if n.split(".", 1)[0] == name]
     if tagged:
         return tagged[0]
+    if name in warm_starts():
+        raise WeightError(
+            f"{name} is no weight of this zoo but a warm start, {warm_starts()[name]['base']} of timm in another form. "
+            f"Load it with zoo.create_model({name!r}, pretrained=True)."
+        )
     arch = name.split(".", 1)[0]
-    close = [n for n in known if n.split(".", 1)[0] == arch] or difflib.get_close_matches(name, known, 4, 0.5)
+    same_arch = [n for n in [*known, *warm_starts()] if n.split(".", 1)[0] == arch]
+    close = same_arch or difflib.get_close_matches(name, known, 4, 0.5)
     hint = f"Did you mean {', '.join(close)}?" if close else "See: zoo list --pretrained"
     raise UnknownNameError(f"No pretrained weight is called {name!r}. {hint}")
 
@@ -114,7 +147,8 @@ def timm_cfgs(
 
     An architecture without a weight gets an untagged configuration for ``dataset``. A weight that this copy of the
     package has no source for (a staged file that is not in the wheel) gets a configuration without a source, so that
-    timm's lists of pretrained models stay true.
+    timm's lists of pretrained models stay true. So does a warm start whose revision the manifest does not have; a warm
+    start is never an architecture's default, so that nobody who asks for a trained network gets one unawares.
 
     Args:
         architectures: Registered names.
@@ -133,11 +167,15 @@ def timm_cfgs(
     cfgs: dict[str, dict[str, Any]] = {}
     for arch in architectures:
         tagged = {name: entry for name, entry in weights().items() if name.split(".", 1)[0] == arch}
+        starts = [name for name in warm_starts() if name.split(".", 1)[0] == arch]
+        cfgs |= {name: common | warm_start_cfg(name) for name in starts}
+        mark = "*" if starts else ""  # timm's sign of the default
         for name, entry in tagged.items():
-            cfgs[name] = common | _timm_cfg(name, entry)
+            cfgs[name + mark] = common | _timm_cfg(name, entry)
+            mark = ""
         if not tagged:
             info = get_dataset(dataset)
-            cfgs[arch] = common | {
+            cfgs[f"{arch}.*" if starts else arch] = common | {
                 "num_classes": info.num_classes,
                 "input_size": info.input_size,
                 "mean": info.mean,
@@ -145,6 +183,18 @@ def timm_cfgs(
                 "crop_pct": info.crop_pct,
             }
     return cfgs
+
+
+def warm_start_cfg(name: str) -> dict[str, Any]:
+    """timm's configuration of a warm start: the base's, and where its file is if the manifest knows the revision."""
+    entry = warm_starts()[name]
+    cfg = get_pretrained_cfg(entry["base"]).to_dict(remove_source=True)
+    cfg |= {"architecture": None, "tag": None}  # timm fills in ours
+    cfg["description"] = f"{entry['base']} of timm expanded to {entry['kind']}: {SAME_FUNCTION}"
+    if entry["revision"]:
+        hub = hub_source(entry["base"], entry["revision"])
+        cfg |= {"hf_hub_id": f"{hub['repo']}@{hub['revision']}", "hf_hub_filename": hub["file"]}
+    return cfg
 
 
 def _timm_cfg(name: str, entry: dict[str, Any]) -> dict[str, Any]:

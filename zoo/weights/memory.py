@@ -23,6 +23,7 @@ from .paths import cache_folder
 from .verify import sha256_of, writable_folder
 
 SHA256 = re.compile(r"[0-9a-f]{64}")
+COMMIT = re.compile(r"[0-9a-f]{40}")
 _GRAIN_NS = 2_000_000_000  # coarsest clock of a file system in use; a younger file could change again unseen
 
 
@@ -89,13 +90,23 @@ def trusted_sha256(url: str, cache_dir: str | Path | None = None) -> str | None:
     path = _trust_record(url, cache_dir)
     if not path.exists():
         return None
-    sha256 = _read(path).get("sha256")
-    if not isinstance(sha256, str) or not SHA256.fullmatch(sha256):
+    return _part(path, "sha256", SHA256)
+
+
+def trusted_revision(url: str, cache_dir: str | Path | None = None) -> tuple[str, str] | None:
+    """Commit and sha256 that a repository's file was accepted with, or None; errors as :func:`trusted_sha256`."""
+    path = _trust_record(url, cache_dir)
+    return (_part(path, "revision", COMMIT), _part(path, "sha256", SHA256)) if path.exists() else None
+
+
+def _part(path: Path, name: str, form: re.Pattern) -> str:
+    value = _read(path).get(name)
+    if not isinstance(value, str) or not form.fullmatch(value):
         raise WeightError(f"{path}: this record of a trusted sha256 is damaged. Delete it to decide anew.")
-    return sha256
+    return value
 
 
-def trust(url: str, sha256: str, how: str, cache_dir: str | Path | None = None) -> None:
+def trust(url: str, sha256: str, how: str, cache_dir: str | Path | None = None, revision: str | None = None) -> None:
     """Record the sha256 of an address for every later load.
 
     Args:
@@ -103,6 +114,7 @@ def trust(url: str, sha256: str, how: str, cache_dir: str | Path | None = None) 
         sha256: Of its file.
         how: ``given`` by the user, or seen on ``first use``.
         cache_dir: As :func:`.paths.cache_folder`.
+        revision: The commit, if the address is that of a repository's file.
 
     Raises:
         WeightError: If it cannot be written.
@@ -110,6 +122,7 @@ def trust(url: str, sha256: str, how: str, cache_dir: str | Path | None = None) 
     path = _trust_record(url, cache_dir)
     writable_folder(path.parent)
     record = {"url": url, "sha256": sha256, "how": how, "date": time.strftime("%Y-%m-%d")}
+    record |= {"revision": revision} if revision else {}
     try:
         write_atomically(json.dumps(record, indent=1).encode(), path)
     except OSError as error:
