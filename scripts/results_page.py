@@ -159,6 +159,7 @@ def draw(weights: dict[str, dict], target: Path) -> None:
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
+    from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
 
     sets = {"cifar10": "CIFAR-10", "fashion-mnist": "Fashion-MNIST"}
     figure, panels = pyplot.subplots(1, len(sets), figsize=(11, 4.2))
@@ -178,7 +179,9 @@ def draw(weights: dict[str, dict], target: Path) -> None:
                 panel.annotate(name, (x, y), xytext=(5, -3), textcoords="offset points", fontsize=6)
         panel.set(xscale="log", title=title, xlabel="stored parameters that are not zero", ylabel="top-1 %")
         panel.grid(alpha=0.3)
-        panel.margins(x=0.25)
+        panel.margins(x=0.35)
+        panel.xaxis.set(major_locator=LogLocator(subs=(1, 3)), major_formatter=EngFormatter(sep=""))
+        panel.xaxis.set_minor_locator(NullLocator())
         once = dict(zip(*reversed(panel.get_legend_handles_labels()), strict=True))
         panel.legend(once.values(), once.keys(), fontsize=7, loc="lower right")
     figure.suptitle("Top-1 against parameters: ours filled, the authors' own weights hollow", fontsize=10)
