@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from PIL import Image
 from safetensors.torch import save
 from timm.models import generate_default_cfgs, get_pretrained_cfg, save_for_hf
 
@@ -283,6 +284,36 @@ def test_timms_own_class_in_full(hub, capsys):
 
 
 # ---- recorded once, verified always ----
+
+
+def test_zoo_validate_measures_it(hub, tmp_path, capsys):
+    """The base sees a tench everywhere, which is right for one photograph of two, before and after collapsing."""
+    torch.manual_seed(0)
+    plain = timm.create_model("resnet18")
+    plain.fc.bias.data[0] = 100
+    hub.files[FILE] = save(plain.state_dict(), {"format": "pt"})
+    words = ["--revision", COMMIT, "--sha256", hashlib.sha256(hub.files[FILE]).hexdigest()]
+    assert main(["fetch", PD_A, *words]) == 0
+    for folder, color in (("n01440764", 40), ("n02102040", 200)):
+        (tmp_path / "photos" / folder).mkdir(parents=True)
+        Image.new("RGB", (80, 60), (color, 90, 30)).save(tmp_path / "photos" / folder / "one.png")
+    capsys.readouterr()
+    for more in ([], ["--collapsed"]):
+        file = tmp_path / f"figures{len(more)}.json"
+        words = [
+            "validate",
+            PD_A,
+            "--dataset",
+            "imagenet",
+            "--data",
+            str(tmp_path / "photos"),
+            "--results",
+            str(file),
+            *more,
+        ]
+        assert main(words) == 0
+        found = json.loads(file.read_text())[0]
+        assert (found["n"], found["correct"], found["name"].split()[0]) == (2, 1, PD_A)
 
 
 def test_a_fresh_process_needs_no_request(fetched, sha256, base, images):
