@@ -57,5 +57,5 @@ def test_readme_names_what_exists():
     assert names
     assert names <= set(zoo.list_models())
     assert f"all {len(zoo.list_models())}" in readme
-    for path in re.findall(r"\]\(((?!http)[^)]+)\)", readme):
+    for path in re.findall(r"\]\(((?!http)[^)#]+)", readme):
         assert (ROOT / path).exists(), path

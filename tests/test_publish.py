@@ -71,7 +71,7 @@ def test_a_second_run_uploads_nothing_and_makes_no_commit(hub, staged):
     assert [p.changed for p in first] == [True, True]
     assert {p.repo: p.revision for p in first} == {r: hub.repositories[r].main for r in hub.repositories}
     text, uploads, commits = staged.read_text(), hub.uploads, {r: len(x.commits) for r, x in hub.repositories.items()}
-    assert uploads == 4, "two weights and two curves"
+    assert uploads == 6, "two weights, their collapsed forms and curves"
     assert hub_sources(staged) == {
         p.name: {"kind": "hub", "repo": p.repo, "revision": p.revision, "file": "model.safetensors"} for p in first
     }
@@ -88,7 +88,7 @@ def test_only_what_changed_is_committed(hub, staged):
     (staged.parent / "hub" / FIRST / "training_log.jsonl").write_text('{"epoch": 1}\n')
     again = go(hub, staged)
     assert [p.changed for p in again] == [True, False]
-    assert hub.uploads == 4
+    assert hub.uploads == 6
     assert hub_sources(staged)[FIRST]["revision"] == again[0].revision
 
 
@@ -161,8 +161,8 @@ def test_a_failure_is_one_line_and_the_next_run_goes_on(hub, staged, trouble, to
     hub.token, hub.members, hub.trouble = "hf_right", ("org",), {}
     published = go(hub, staged, [SECOND])[0]
     assert hub_sources(staged)[SECOND]["revision"] == published.revision == hub.repositories[published.repo].main
-    assert hub.uploads == 2, "what had arrived was not sent again"
-    assert "commit" not in trouble or sent == 2
+    assert hub.uploads == 3, "what had arrived was not sent again"
+    assert "commit" not in trouble or sent == 3
     assert len(hub.repositories[published.repo].commits) == 2, "the empty one that creates it, and ours"
 
 
@@ -237,12 +237,18 @@ def test_without_a_token(hub, staged, monkeypatch, capsys):
         ({"licence": None}, "it has no licence"),
         ({"results": []}, "has not been measured"),
         ({"sha256": "0" * 64}, "sha256 mismatch"),
-        ({"collapsed": {"path": "x", "sha256": "0" * 64, "size": 1, "dtype": "float32"}}, "lacks it"),
+        ({"collapsed": {"path": "x", "sha256": "0" * 64, "size": 1, "dtype": "float32"}}, "sha256 mismatch"),
     ],
 )
 def test_what_is_not_published(staged, change, expected):
     zoo.weights.manifest.manifest()["weights"][SECOND].update(change)
     with pytest.raises(zoo.ZooError, match=expected):
+        prepare([FIRST, SECOND], "org")
+
+
+def test_a_collapsed_form_that_the_manifest_has_must_be_there(staged):
+    (staged.parent / "hub" / SECOND / "model.collapsed.safetensors").unlink()
+    with pytest.raises(zoo.ZooError, match=r"the manifest has a collapsed form, and .* lacks it"):
         prepare([FIRST, SECOND], "org")
 
 
@@ -280,6 +286,7 @@ def checkout(tmp_path_factory):
     found = size_and_sha256(folder / "hub" / TRIAL / "model.safetensors")
     entry = copy.deepcopy(content["weights"][SECOND])
     entry |= {**found, "family": "sparse", "recipe": None, "training_log": None, "paper_result": None}
+    del entry["collapsed"]
     entry["sources"] = [{"kind": "staged", "path": f"{TRIAL}/model.safetensors", "embedded": False}]
     content["weights"] = {SECOND: content["weights"][SECOND], TRIAL: entry}
     (folder / "weights_manifest.json").write_text(json.dumps(content, indent=2) + "\n")
