@@ -21,6 +21,7 @@ from loopback import Server, running
 from zoo.cli import main
 from zoo.cli.demo import SAMPLE
 from zoo.evaluation.validate import validate
+from zoo.training.storage import LIMIT
 from zoo.weights.card import model_card
 from zoo.weights.convert import safetensors_bytes
 from zoo.weights.fetch import cached_file, fetch
@@ -117,16 +118,22 @@ def test_a_staged_file_that_is_not_in_this_copy_is_no_source(entries, monkeypatc
     assert "file" not in cfgs[OURS[0]]
 
 
+def test_staged_weights_stay_small_together():
+    files = [path for name in OURS for path in (ROOT / "hub" / name).iterdir()]
+    assert sum(path.stat().st_size for path in files) < 80_000_000
+
+
 @pytest.mark.parametrize("name", OURS)
 def test_staged_weights_are_the_manifests(name):
     entry = weights()[name]
     folder = ROOT / "hub" / name
     path = folder / "model.safetensors"
     assert sha256_of(path) == entry["sha256"]
-    assert path.stat().st_size == entry["size"] < 4 << 20
+    assert path.stat().st_size == entry["size"] <= LIMIT
     config = json.loads((folder / "config.json").read_text())
     assert f"{config['architecture']}.{config['pretrained_cfg']['tag']}" == name
     assert (folder / "README.md").read_text() == model_card(name, entry)
+    assert not source(entry, "staged")["embedded"] or entry["size"] < 1 << 20, "the wheel stays small"
     log = [json.loads(line) for line in (folder / "training_log.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in log] == list(range(1, len(log) + 1))
     assert (folder / "curve.png").read_bytes()[:4] == b"\x89PNG"
