@@ -80,7 +80,6 @@ def measure(
     Raises:
         ZooError: If there is no such run, it is of another data set, or the text does not fit it.
     """
-
     from ..training.language import load_run
 
     folder = Path(run).parent if Path(run).name == "model.safetensors" else Path(run)

@@ -189,17 +189,15 @@ def _collapse(name: str, folder: Path, target: Path) -> dict[str, Path]:
         return {}
     if stated:
         raise WeightError(f"{name}: the manifest has a collapsed form, and {folder} lacks it or its record.")
-    import torch
-
     from ..registry import create_model
-    from ..reparam import reparameterize
+    from ..reparam.collapsed import collapsed_form
     from ..reparam.export import export
 
     model = create_model(name, pretrained=True, **facts(name).get("model_args", {})).eval()
-    own, plain = model.state_dict(), reparameterize(model).state_dict()
-    if own.keys() == plain.keys() and all(torch.equal(own[key], plain[key]) for key in own):
-        return {}  # it has ordinary layers only, and a second file would be the first
-    record = export(model, target / COLLAPSED, "safetensors", name)
+    form = collapsed_form(model)
+    if form is None:
+        return {}  # a second file would be the first
+    record = export(model, target / COLLAPSED, "safetensors", name, **form[1])
     write_atomically((json.dumps(record.to_dict(), indent=2) + "\n").encode(), target / RECORD)
     return {COLLAPSED: target / COLLAPSED, RECORD: target / RECORD}
 

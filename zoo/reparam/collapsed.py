@@ -1,14 +1,39 @@
-"""The collapsed form of a pretrained weight, read from its own verified file."""
+"""The collapsed form of a network that is kept beside it: what it is, and reading it from its own verified file."""
 
 from pathlib import Path
 
 import timm
+import torch
 from torch import nn
 
 from ..weights.fetch import fetch
 from ..weights.load import load_fetched
 from ..weights.manifest import collapsed_facts, full_name
 from .collapse import reparameterize
+
+FURTHER = {"batch_norm": "fold", "reuse": "unroll"}
+"""Options of the pass for a network of ordinary layers."""
+
+
+def collapsed_form(model: nn.Module) -> tuple[nn.Module, dict[str, str]] | None:
+    """The network of plain layers that is kept beside a network.
+
+    It is what :func:`.reparameterize` makes; of a network that this leaves as it is, the one with its batch norms
+    folded and every use of a repeated block apart.
+
+    Args:
+        model: Network in eval mode.
+
+    Returns:
+        The collapsed network and the options of the pass; None if that leaves the network as it is, too.
+    """
+    own = model.state_dict()
+    for options in ({}, FURTHER):
+        plain = reparameterize(model, **options)
+        state = plain.state_dict()
+        if own.keys() != state.keys() or not all(torch.equal(own[name], state[name]) for name in own):
+            return plain, options
+    return None
 
 
 def load_collapsed(name: str, cache_dir: str | Path | None = None) -> nn.Module:

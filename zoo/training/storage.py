@@ -13,16 +13,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ..evaluation.validate import Result
 from ..files import write_atomically
 from ..publishing.repository import COLLAPSED, RECORD
-from ..reparam import reparameterize
+from ..reparam.collapsed import collapsed_form
 from ..reparam.record import equivalence_record
 from ..weights.convert import safetensors_bytes
 from ..weights.verify import sha256_of
 
 LIMIT = 25_000_000
 """The most bytes of a staged file."""
-
-FURTHER = {"batch_norm": "fold", "reuse": "unroll"}
-"""Options of the pass for a network of ordinary layers."""
 
 METADATA = {"format": "pt", "form": "collapsed"}
 
@@ -75,10 +72,9 @@ def write_collapsed(
 ) -> dict[str, Any] | None:
     """Write the collapsed form beside a network's file, and the equivalence record of the two in every case.
 
-    It is what :func:`.reparameterize` makes; of a network that this leaves as it is, the one with its batch norms
-    folded and every use of a repeated block apart. ``zoo.load_collapsed`` reads it. A collapsed network is to be the
-    same function, so it is in half precision only if that changes no value, or if the file would be too large otherwise
-    and exactly as many test images are right.
+    It is :func:`.collapsed_form`, and ``zoo.load_collapsed`` reads it. A collapsed network is to be the same function,
+    so it is in half precision only if that changes no value, or if the file would be too large otherwise and exactly as
+    many test images are right.
 
     Args:
         model: As it is stored, in eval mode.
@@ -91,14 +87,10 @@ def write_collapsed(
         What the manifest says of it: ``path``, ``sha256``, ``size``, ``dtype`` and ``options`` of the pass, or ``path``
         None and the reason; None if the pass has nothing to do.
     """
-    own = model.state_dict()
-    for options in ({}, FURTHER):
-        plain = reparameterize(model, **options)
-        state = plain.state_dict()
-        if own.keys() != state.keys() or not all(torch.equal(own[name], state[name]) for name in own):
-            break
-    else:
+    form = collapsed_form(model)
+    if form is None:
         return None
+    plain, options = form
     stored = _as_it_is(plain, measure)
     if len(content := safetensors_bytes(stored.tensors, METADATA)) > LIMIT:
         stored = store(plain, measure, stored.result)

@@ -19,7 +19,7 @@ from .cached import check_cached, check_foreign, obtain
 from .convert import safetensors_bytes
 from .download import Address, shown
 from .manifest import collapsed_facts, facts, full_name, source
-from .memory import SHA256, forget_trust_hint, key, trust, trusted_sha256
+from .memory import SHA256, forget_trust_hint, hexadecimal, key, trust, trusted_sha256
 from .paths import cache_folder, hub_folder, shipped_hub
 from .verify import load_release, mismatch
 
@@ -124,9 +124,7 @@ def fetch_address(
     label = f"address {shown(url)}"
     if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
         raise WeightError(f"{label}: not an http:// or https:// address")
-    sha256 = sha256.lower() if sha256 else None
-    if sha256 and not SHA256.fullmatch(sha256):
-        raise WeightError(f"{label}: a sha256 has 64 hexadecimal digits, not {sha256!r}")
+    sha256 = hexadecimal(label, "sha256", sha256, SHA256)
     known = trusted_sha256(url, cache_dir)
     if known and sha256 not in (None, known):
         raise mismatch(f"{label} (first accepted earlier)", known, sha256, forget_trust_hint(url, cache_dir))

@@ -24,6 +24,7 @@ from .verify import sha256_of, writable_folder
 
 SHA256 = re.compile(r"[0-9a-f]{64}")
 COMMIT = re.compile(r"[0-9a-f]{40}")
+_DIGITS = {SHA256: 64, COMMIT: 40}
 _GRAIN_NS = 2_000_000_000  # coarsest clock of a file system in use; a younger file could change again unseen
 
 
@@ -47,6 +48,24 @@ def known_sha256(path: Path, cache_dir: str | Path | None = None) -> str:
         return found
     except OSError as error:
         raise WeightError(f"{path}: cannot be read ({error.strerror or error})") from None
+
+
+def hexadecimal(label: str, title: str, given: str | None, form: re.Pattern) -> str | None:
+    """A number as the user gave it, in lower case, or None.
+
+    Args:
+        label: What it belongs to.
+        title: What it is, for the message.
+        given: By the user.
+        form: :data:`SHA256` or :data:`COMMIT`.
+
+    Raises:
+        WeightError: If it is not of this form.
+    """
+    given = given.lower() if given is not None else None
+    if given is not None and not form.fullmatch(given):
+        raise WeightError(f"{label}: a {title} has {_DIGITS[form]} hexadecimal digits, not {given!r}.")
+    return given
 
 
 def file_stamp(file: Path | int) -> list[int]:

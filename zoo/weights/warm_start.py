@@ -13,7 +13,7 @@ from ..errors import WeightError
 from .cached import locked
 from .fetch import Located, find_verified
 from .manifest import SAME_FUNCTION, hub_source, warm_start_cfg, warm_starts
-from .memory import COMMIT, SHA256, forget_trust_hint, trust, trusted_revision
+from .memory import COMMIT, SHA256, forget_trust_hint, hexadecimal, trust, trusted_revision
 from .paths import cache_folder
 from .verify import mismatch
 
@@ -80,8 +80,8 @@ def fetch_base(
             or no source gave the file.
     """
     base = warm_starts()[name]["base"]
-    revision = _number(base, "revision is a commit, which", revision, COMMIT, 40)
-    sha256 = _number(base, "sha256", sha256, SHA256, 64)
+    revision = hexadecimal(base, "revision is a commit, which", revision, COMMIT)
+    sha256 = hexadecimal(base, "sha256", sha256, SHA256)
     known = pin(base, cache_dir)
     if known is None and revision and sha256:
         known = Pin(revision, sha256, "user")
@@ -109,13 +109,6 @@ def _how_to_pin(name: str) -> str:
         f"commit (40 hexadecimal digits) at {page}/commits/main and the SHA256 (64) at "
         f"{page}/blob/main/{hub['file']}, and give them once: zoo fetch {name} --revision COMMIT --sha256 HEX"
     )
-
-
-def _number(base: str, title: str, given: str | None, form: Any, digits: int) -> str | None:
-    given = given.lower() if given is not None else None
-    if given is not None and not form.fullmatch(given):
-        raise WeightError(f"{base}: a {title} has {digits} hexadecimal digits, not {given!r}.")
-    return given
 
 
 def _agree(base: str, known: Pin, revision: str | None, sha256: str | None, cache_dir: str | Path | None) -> None:
