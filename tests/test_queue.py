@@ -20,7 +20,7 @@ from zoo.cli import main
 from zoo.cli.demo import SAMPLE
 from zoo.data.arrays import read_idx
 from zoo.training import checkpoint, loop, queue_run
-from zoo.training.queue import Entry, load_queue, progress
+from zoo.training.queue import Entry, Progress, load_queue, progress
 from zoo.training.queue_run import data_folders, run_queue
 from zoo.weights.manifest import weights
 
@@ -72,6 +72,16 @@ def test_an_entry_is_staged_when_the_manifest_says_so():
     staged = next(facts["recipe"] for facts in weights().values() if facts["recipe"])
     assert progress(Entry(staged, 1, 1)).state == "staged"
     assert progress(Entry(staged, 1, 1, set={"seed": 7})).state == "waiting"
+
+
+def test_another_seed_is_done_when_it_stands_with_the_staged_weight(monkeypatch):
+    name, facts = next((name, facts) for name, facts in weights().items() if facts["recipe"])
+    runs = [{"seed": seed, "top1": 90.0, "correct": 9000} for seed in (0, 7)]
+    known = {name: facts | {"seeds": {"runs": runs, "mean": 90.0, "std": 0.0}}}
+    monkeypatch.setattr("zoo.training.queue.weights", lambda: known)
+    assert progress(Entry(facts["recipe"], 1, 1, set={"seed": 7})).state == "measured"
+    assert progress(Entry(facts["recipe"], 1, 1, set={"seed": 8})).state == "waiting"
+    assert progress(Entry(facts["recipe"], 1, 1, set={"seed": 7, "epochs": 1})).state == "waiting"
 
 
 def test_it_keeps_to_the_budget_and_goes_on(data, tmp_path, monkeypatch):
@@ -188,6 +198,20 @@ def test_an_entry_waits_for_the_one_it_starts_from(data, tmp_path):
     assert second.load(runs).start == str(runs / ONE.name)
     run_queue([ONE, second], data, runs, device="cpu", report=lines.append)
     assert states([ONE, second], runs) == ["trained", "trained"]
+
+
+def test_a_run_serves_to_start_from_after_it_was_staged(data, tmp_path, monkeypatch):
+    second = Entry("lrunet1_fmnist", 1, 1, set={"epochs": 1, **SMALL}, after=ONE.name)
+    runs, lines = tmp_path / "runs", []
+    run_queue([ONE], data, runs, device="cpu", report=lines.append)
+    real = progress
+
+    def staged(entry, folder=None):
+        return Progress("staged", 1, 1) if entry == ONE else real(entry, folder)
+
+    monkeypatch.setattr("zoo.training.queue_run.progress", staged)
+    run_queue([ONE, second], data, runs, device="cpu", report=lines.append)
+    assert states([second], runs) == ["trained"], lines
 
 
 @pytest.mark.parametrize(

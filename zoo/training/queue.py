@@ -69,8 +69,8 @@ class Progress:
     """How far an entry is.
 
     Attributes:
-        state: ``waiting``, ``part-trained``, ``trained`` (its run is finished) or ``staged``; else what is wrong with
-            its run's folder.
+        state: ``waiting``, ``part-trained``, ``trained`` (its run is finished), ``staged``, or ``measured`` (another
+            seed, which stands with the staged weight); else what is wrong with its run's folder.
         epoch: Finished epochs of its run.
         epochs: Epochs of its recipe.
     """
@@ -129,10 +129,24 @@ def progress(entry: Entry, runs: Path | None = None) -> Progress:
         runs: Folder of the runs; None to look into the manifest only.
     """
     recipe = entry.load(runs or Path())
-    if not entry.set and any(facts["recipe"] == entry.recipe for facts in weights().values()):
-        return Progress("staged", recipe.epochs, recipe.epochs)
-    folder = runs and runs / entry.name
-    if not folder or not (folder / "recipe.json").exists():
+    if staged := [facts for facts in weights().values() if facts["recipe"] == entry.recipe]:
+        if not entry.set:
+            return Progress("staged", recipe.epochs, recipe.epochs)
+        seeds = [run["seed"] for facts in staged for run in facts.get("seeds", {}).get("runs", [])]
+        if entry.set in [{"seed": seed} for seed in seeds]:
+            return Progress("measured", recipe.epochs, recipe.epochs)
+    return progress_of_run(entry, runs) if runs else Progress("waiting", 0, recipe.epochs)
+
+
+def progress_of_run(entry: Entry, runs: Path) -> Progress:
+    """How far an entry's run is, whatever the manifest says.
+
+    Args:
+        entry: Of the queue.
+        runs: Folder of the runs.
+    """
+    recipe, folder = entry.load(runs), runs / entry.name
+    if not (folder / "recipe.json").exists():
         return Progress("waiting", 0, recipe.epochs)
     try:
         stored = json.loads((folder / "recipe.json").read_text())

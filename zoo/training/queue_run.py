@@ -16,7 +16,7 @@ from ..data.text import TEXT_DATASETS, get_text_dataset
 from ..errors import UnknownNameError, ZooError
 from ..files import write_atomically
 from .processes import Processes
-from .queue import Entry, progress
+from .queue import Entry, progress, progress_of_run
 from .recipe import Recipe
 
 
@@ -97,7 +97,7 @@ def run_queue(
     try:
         for entry in entries:
             found = agree(progress(entry, runs))
-            if found.state in ("staged", "trained"):
+            if found.state in ("staged", "measured", "trained"):
                 say(f"{entry.name}: {found}")
                 continue
             obstacle = agree(_obstacle(entry, entries, data, runs, longest, processes))
@@ -153,7 +153,7 @@ def _obstacle(
     if longest and entry.minutes(device) * 60 > longest:
         return f"{entry.minutes(device):.0f} minutes are expected, more than --longest"
     base = next((other for other in entries if other.name == entry.after), None)
-    if base and (progress(base, runs).state != "trained" or not (runs / base.name / "checkpoint.pt").exists()):
+    if base and (progress_of_run(base, runs).state != "trained" or not (runs / base.name / "checkpoint.pt").exists()):
         return f"it starts from the finished run of {base.name}"
     return ""
 
