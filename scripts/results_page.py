@@ -25,6 +25,14 @@ from both numbers of test images as if they were independent; it leaves out the 
 column gives where there are several: mean and standard deviation of the differences, seed by seed.
 """
 
+SYMMETRY = """## Symmetry: accuracy against parameters
+
+WRN-16-1 with each type of symmetry in the second convolution of every block, and with none; in numbers in the table
+above. `tri` and `wwt` are one function from other initial values.
+
+![accuracy of WRN-16-1 by type of symmetry](symmetry.png)
+"""
+
 COLLAPSED = """## Collapsed forms
 
 Each staged weight has its network of plain layers beside it (`zoo.load_collapsed`, `zoo validate --collapsed`),
@@ -72,6 +80,7 @@ def results_page(weights: dict[str, dict]) -> str:
             "llrrrrll",
             [_against_a_twin(name, twin, weights) for name, entry in ours.items() for twin in entry.get("twins", [])],
         ),
+        SYMMETRY,
         COLLAPSED,
         _table(
             ["weight", "right before, after", "float64", "float32", "parameters", "multiply-adds", "file"],
@@ -151,6 +160,37 @@ def _authors(name: str, entry: dict) -> list[str]:
     ours, published = entry["results"][0]["top1"], entry["paper_result"]["top1"]
     figures = [f"{ours:.2f}", f"{published:.2f}", f"{ours - published:+.2f}"]
     return [f"`{name}`", entry["dataset"], f"{entry['params']['stored']:,}", *figures]
+
+
+def draw_symmetry(weights: dict[str, dict], target: Path, plain: str = "wrn_16_1.zoo_c10") -> None:
+    """Draw accuracy against stored parameters of the types of symmetry and their plain twin, a circle for each seed."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    chosen = {
+        name: entry
+        for name, entry in weights.items()
+        if name == plain or (entry["family"] == "symmetry" and plain in entry.get("twins", []))
+    }
+    figure, panel = pyplot.subplots(figsize=(7, 3.8))
+    for name, entry in chosen.items():
+        x, result = entry["params"]["stored"], entry["results"][0]
+        runs = [run["top1"] for run in entry["seeds"]["runs"]] if "seeds" in entry else [result["top1"]]
+        color = "black" if name == plain else "C2"
+        low, high = result["interval95"]
+        panel.vlines(x, low, high, color=color, lw=1, alpha=0.6)
+        panel.plot([x] * len(runs), runs, "o", color=color, fillstyle="none")
+        kind = "plain" if name == plain else entry.get("model_args", {}).get("symm_type", "tri")
+        panel.annotate(kind, (x, runs[0]), xytext=(6, -3), textcoords="offset points", fontsize=8)
+    panel.set(xlabel="stored parameters", ylabel="top-1 % on CIFAR-10")
+    panel.set_title("a circle for each seed; lines: 95 % interval of the staged one, of its test images", fontsize=8)
+    panel.grid(alpha=0.3)
+    panel.margins(x=0.12)
+    figure.tight_layout()
+    figure.savefig(target, dpi=90, metadata={"Software": None})
+    pyplot.close(figure)
 
 
 def draw(weights: dict[str, dict], target: Path) -> None:

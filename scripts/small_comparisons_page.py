@@ -44,17 +44,24 @@ def write_page(rows: list[dict[str, Any]], folder: Path) -> None:
 
     Args:
         rows: The lines of the results.
-        folder: Gets ``small_comparisons.md`` and ``small_comparisons.png``.
+        folder: Gets ``small_comparisons.md`` and, of the ablation, ``small_comparisons.png``.
+    """
+    (folder / "small_comparisons.md").write_text(page(rows))
+    if networks := [row for row in rows if row["study"] == "branches"]:
+        plot(networks, folder / "small_comparisons.png")
+
+
+def page(rows: list[dict[str, Any]]) -> str:
+    """docs/small_comparisons.md.
+
+    Args:
+        rows: The lines of the results.
     """
     lines = [INTRODUCTION]
-    networks = [row for row in rows if row["study"] == "branches"]
-    if networks:
-        lines += branches(networks)
-        plot(networks, folder / "small_comparisons.png")
-    models = [row for row in rows if row["study"] == "language"]
-    if models:
-        lines += language(models)
-    (folder / "small_comparisons.md").write_text("\n".join(lines))
+    for study, section in (("branches", branches), ("language", language)):
+        found = [row for row in rows if row["study"] == study]
+        lines += section(found) if found else []
+    return "\n".join(lines)
 
 
 def branches(rows: list[dict[str, Any]]) -> list[str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 
-from results_page import draw, results_page  # noqa: E402
+from results_page import draw, draw_symmetry, results_page  # noqa: E402
 
 from zoo.weights.manifest import manifest, paper_of, paper_url, source, weights  # noqa: E402
 
@@ -98,3 +98,4 @@ if __name__ == "__main__":
     (ROOT / "docs" / "weights.md").write_text(page())
     (ROOT / "docs" / "results.md").write_text(results_page(weights()))
     draw(weights(), ROOT / "docs" / "results.png")
+    draw_symmetry(weights(), ROOT / "docs" / "symmetry.png")
