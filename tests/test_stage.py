@@ -67,6 +67,7 @@ def test_a_staged_weight_is_whole(place):
     assert entry["sha256"] == sha256_of(folder / "model.safetensors")
     assert entry["model_args"] == {"sparsity": 0.5, "batch_norm": False}
     assert json.loads((folder / "config.json").read_text())["model_args"].items() >= entry["model_args"].items()
+    assert json.loads((folder / "config.json").read_text())["pretrained_cfg"]["paper_ids"].startswith("https://")
     recipe = json.loads((folder / "recipe.json").read_text())
     assert (recipe["seed"], recipe["epochs"], "base" in recipe) == (0, 1, False)
 

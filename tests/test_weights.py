@@ -25,7 +25,7 @@ from zoo.training.storage import LIMIT
 from zoo.weights.card import model_card
 from zoo.weights.convert import safetensors_bytes
 from zoo.weights.fetch import cached_file, fetch
-from zoo.weights.manifest import manifest, source, timm_cfgs, weights
+from zoo.weights.manifest import manifest, paper_of, source, timm_cfgs, weights
 from zoo.weights.verify import load_release, sha256_of
 
 OURS = [name for name, entry in weights().items() if entry["origin"] == "zoo"]
@@ -313,3 +313,8 @@ def test_fetch_takes_addresses(own_cache, capsys):
         assert len(server.requests) == 1
     assert main(["fetch", SMALL, "--trust-first-use"]) == 1
     assert "the manifest has that" in capsys.readouterr().err
+
+
+def test_a_family_without_a_paper_is_named():
+    with pytest.raises(zoo.WeightError, match="papers lacks the family zero_sum; add"):
+        paper_of({"family": "zero_sum"})

@@ -24,7 +24,7 @@ from ..registry import family_of
 from ..reparam import count_parameters
 from ..weights.card import model_card
 from ..weights.convert import safetensors_bytes
-from ..weights.manifest import manifest
+from ..weights.manifest import manifest, paper_of, paper_url
 from ..weights.verify import sha256_of
 from . import checkpoint
 from .comparison import comparison
@@ -152,6 +152,7 @@ def network_of(recipe: Recipe, state: dict[str, Any]) -> nn.Module:
     """The trained network of a run, in eval mode, with the configuration it gets on the Hub."""
     info, (mean, std) = get_dataset(recipe.dataset), recipe.normalisation()
     arch, _, tag = recipe.weight.partition(".")
+    family = {"family": family_of(arch)}
     cfg = {
         "num_classes": info.num_classes,
         "input_size": recipe.input_size(),
@@ -163,6 +164,8 @@ def network_of(recipe: Recipe, state: dict[str, Any]) -> nn.Module:
         "license": "apache-2.0",
         "description": _description(recipe),
         "origin_url": None,
+        "paper_name": paper_of(family)["title"],
+        "paper_ids": paper_url(family),
     }
     overlay = {"num_classes": info.num_classes, "in_chans": info.input_size[0], **recipe.model_args}
     model = timm.create_model(arch, pretrained_cfg_overlay=cfg, **overlay).eval()

@@ -120,8 +120,15 @@ def full_name(name: str) -> str:
 
 
 def paper_of(entry: dict[str, Any]) -> dict[str, Any]:
-    """Title and identifiers of the paper whose architecture a weight has."""
-    return manifest()["papers"][entry["family"]]
+    """Title and identifiers of the paper whose architecture a weight has.
+
+    Raises:
+        WeightError: If the manifest has no paper for its family.
+    """
+    papers, family = manifest()["papers"], entry["family"]
+    if family not in papers:
+        raise WeightError(f"{manifest_file()}: papers lacks the family {family}; add its title, and arxiv or doi.")
+    return papers[family]
 
 
 def paper_url(entry: dict[str, Any]) -> str:
