@@ -48,6 +48,10 @@ our own networks and readers on the same test set. Weights that nobody could mea
 """
 
 
+LINE = {"arrowstyle": "-", "lw": 0.4, "color": "gray"}
+"""From a label to its point."""
+
+
 def results_page(weights: dict[str, dict]) -> str:
     """The page.
 
@@ -202,8 +206,9 @@ def draw(weights: dict[str, dict], target: Path) -> None:
     from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
 
     sets = {"cifar10": "CIFAR-10", "fashion-mnist": "Fashion-MNIST"}
-    figure, panels = pyplot.subplots(1, len(sets), figsize=(11, 4.2))
+    figure, panels = pyplot.subplots(1, len(sets), figsize=(12, 6))
     for panel, (dataset, title) in zip(panels, sets.items(), strict=True):
+        labels = []
         for name, entry in weights.items():
             if entry["dataset"] != dataset or not entry["results"]:
                 continue
@@ -216,7 +221,13 @@ def draw(weights: dict[str, dict], target: Path) -> None:
                 x, y, [[y - low], [high - y]], fmt="o", color=f"C{color}", mfc=face, ms=5, lw=1, label=entry["family"]
             )
             if own:
-                panel.annotate(name, (x, y), xytext=(5, -3), textcoords="offset points", fontsize=6)
+                arch, tag = name.split(".")
+                labels.append((y, x, " ".join([arch, *tag.split("_")[1:-1]])))
+        place = -math.inf
+        for y, x, label in sorted(labels):  # upwards, each far enough from the one below
+            place = max(y, place + 0.026 * (panel.get_ylim()[1] - panel.get_ylim()[0]))
+            where = {"xytext": (12, place), "textcoords": ("offset points", "data"), "va": "center"}
+            panel.annotate(label, (x, y), **where, fontsize=6, arrowprops=LINE)
         panel.set(xscale="log", title=title, xlabel="stored parameters that are not zero", ylabel="top-1 %")
         panel.grid(alpha=0.3)
         panel.margins(x=0.35)
