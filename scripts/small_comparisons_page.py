@@ -31,9 +31,9 @@ between seeds; of several seeds, mean and standard deviation of the differences,
 LANGUAGE = """## A symmetric language model
 
 Two layers of {hidden} units on WikiText-2, vocabulary {words:,}, embedding and decoder tied, {epochs} of the recipe's
-{whole} epochs with the rate falling along a cosine over them; about {minutes:.0f} minutes a run on a CPU core. Of the
-symmetric one the hidden side of every gate is symmetric (`wwt`). Perplexities per word; how far this is from the
-paper's 650 units and 50 epochs stands in the last column.
+{whole} epochs with the rate falling along a cosine over them; about {minutes:.0f} minutes a run on a busy CPU core, one
+seed each. Of the symmetric one the hidden side of every gate is symmetric (`wwt`). Perplexities per word; the last
+column, the paper's for 650 units and 50 epochs, tells how far away this is.
 """
 
 PDB = "PD-B gates its branches by the input, so that the collapsed network holds a kernel for each branch."
@@ -74,7 +74,7 @@ def branches(rows: list[dict[str, Any]]) -> list[str]:
     settings = " --set ".join(f"{key}={value}" for key, value in first["set"].items() if key != "seed")
     lines = [BRANCHES.format(settings=settings, n=first["n"]), "![top-1 by network](small_comparisons.png)", ""]
     lines += [
-        "| network | parameters trained, collapsed | multiply-adds trained, collapsed | minutes | last training loss "
+        "| network | parameters, collapsed | multiply-adds, collapsed | minutes | last training loss "
         "| right of 10,000, before and after collapsing | top-1 % | over plain | paper's gain |",
         "|---|---|---|---:|---:|---|---:|---|---:|",
     ]
@@ -159,13 +159,15 @@ def papers_gain(recipe: str) -> str:
 
 
 def _seeds(by_name: dict[str, dict[int, dict[str, Any]]]) -> str:
-    several = {name: seeds for name, seeds in by_name.items() if len(seeds) > 1}
-    if not several:
-        return "One seed each: a difference within the noise between seeds, which is not known here, says nothing."
     shown = [
-        f"{title(name)} {', '.join(f'{top1(row):.2f}' for row in seeds.values())}" for name, seeds in several.items()
+        f"{title(name)} {', '.join(f'{top1(row):.2f}' for row in runs.values())}"
+        for name, runs in by_name.items()
+        if len(runs) > 1
     ]
-    return f"By seed: {'; '.join(shown)}."
+    if len(shown) == len(by_name):
+        return f"By seed: {'; '.join(shown)}."
+    told = f"By seed: {'; '.join(shown)}. Of every other network" if shown else "Of each network"
+    return f"{told} there is one run: a difference of the size of the noise between seeds says nothing."
 
 
 def plot(rows: Iterable[dict[str, Any]], target: Path) -> None:
@@ -181,7 +183,8 @@ def plot(rows: Iterable[dict[str, Any]], target: Path) -> None:
     axis.axvline(statistics.mean(top1(row) for row in rows if row["name"] == "resnet18"), color="gray", lw=0.8)
     axis.set_yticks(range(len(names)), [title(name) for name in names])
     axis.invert_yaxis()
-    axis.set_xlabel("top-1 % on CIFAR-10, a circle for each seed, binomial 95 % interval; line: ResNet-18")
+    axis.set_xlabel("top-1 % on CIFAR-10")
+    axis.set_title("a circle for each seed, with its binomial 95 % interval; line: ResNet-18", fontsize=9)
     axis.grid(axis="x", alpha=0.3)
     figure.tight_layout()
     figure.savefig(target, dpi=90, metadata={"Software": None})
