@@ -105,7 +105,7 @@ def language(name: str, seed: int, data: str, run: Path) -> dict[str, Any]:
     }
 
 
-STUDIES = {"branches": (branches, BRANCHES, (0,)), "language": (language, LANGUAGE, (0,))}
+STUDIES = {"branches": (branches, BRANCHES), "language": (language, LANGUAGE)}
 
 
 def main() -> None:
@@ -114,12 +114,12 @@ def main() -> None:
     parser.add_argument("pattern", help="a study, or a pattern of 'STUDY NAME'")
     parser.add_argument("--data", required=True, metavar="DIR", help="of CIFAR-10, or of WikiText-2")
     parser.add_argument("--runs", required=True, type=Path, metavar="DIR", help="the runs' folders lie in it")
-    parser.add_argument("--seeds", type=int, nargs="+", help="by default 0")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="by default 0")
     options = parser.parse_args()
     chosen = [
         (study, name, seed)
-        for study, (_, names, seeds) in STUDIES.items()
-        for seed in options.seeds or seeds
+        for study, (_, names) in STUDIES.items()
+        for seed in options.seeds
         for name in names
         if fnmatch.fnmatch(f"{study} {name}", options.pattern) or options.pattern == study
     ]

@@ -127,7 +127,8 @@ def title(name: str) -> str:
     kind, _, parts = name.removeprefix("pd_").partition("_")
     if kind == "resnet18":
         return "ResNet-18"
-    rest = " and ".join(["standard1", *reversed(parts.split("_"))]) if parts else "all four branches"
+    *most, last = ["standard1", *reversed(parts.split("_"))]
+    rest = f"{', '.join(most)} and {last}" if parts else "all four branches"
     return f"PD-{kind.upper()}, {rest}" + (" (AC)" if name == "pd_a_skeleton" else "")
 
 
@@ -167,7 +168,7 @@ def _seeds(by_name: dict[str, dict[int, dict[str, Any]]]) -> str:
     if len(shown) == len(by_name):
         return f"By seed: {'; '.join(shown)}."
     told = f"By seed: {'; '.join(shown)}. Of every other network" if shown else "Of each network"
-    return f"{told} there is one run: a difference of the size of the noise between seeds says nothing."
+    return f"{told} there is one run, compared by seed: a gain no larger than the gap between seeds says nothing."
 
 
 def plot(rows: Iterable[dict[str, Any]], target: Path) -> None:
