@@ -3,6 +3,7 @@
 import json
 import math
 from pathlib import Path
+from statistics import mean, stdev
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -64,13 +65,13 @@ def results_page(weights: dict[str, dict]) -> str:
         INTRO,
         "![accuracy against stored parameters](results.png)\n",
         "## Ours against the papers\n",
-        _table(
+        table(
             ["weight", "data set", "parameters, not zero", "epochs", "top-1 %", "seeds", "paper", "difference", "why"],
             "llrrlllrl",
             [_against_the_paper(name, entry) for name, entry in ours.items()],
         ),
         TWINS,
-        _table(
+        table(
             [
                 "weight",
                 "twin",
@@ -86,13 +87,13 @@ def results_page(weights: dict[str, dict]) -> str:
         ),
         SYMMETRY,
         COLLAPSED,
-        _table(
+        table(
             ["weight", "right before, after", "float64", "float32", "parameters", "multiply-adds", "file"],
             "llllllr",
             [_collapsed(name, entry) for name, entry in ours.items() if (entry.get("collapsed") or {}).get("path")],
         ),
         AUTHORS,
-        _table(
+        table(
             ["weight", "data set", "stored parameters", "top-1 %", "published", "difference"],
             "llrrrr",
             [_authors(name, entry) for name, entry in theirs.items()],
@@ -101,7 +102,8 @@ def results_page(weights: dict[str, dict]) -> str:
     return "\n".join(sections)
 
 
-def _table(header: list[str], sides: str, rows: list[list[str]]) -> str:
+def table(header: list[str], sides: str, rows: list[list[str]]) -> str:
+    """A Markdown table; ``sides`` has a letter for each column, ``r`` for one that is aligned right."""
     rule = ["---:" if side == "r" else "---" for side in sides]
     return "".join("| " + " | ".join(cells) + " |\n" for cells in [header, rule, *rows])
 
@@ -136,12 +138,13 @@ def _against_a_twin(name: str, twin: str, weights: dict[str, dict]) -> list[str]
 
 def _over_seeds(entry: dict, other: dict) -> str:
     mine, yours = ({run["seed"]: run["top1"] for run in e.get("seeds", {}).get("runs", [])} for e in (entry, other))
+    return over_seeds(mine, yours) or "one seed"
+
+
+def over_seeds(mine: dict[int, float], yours: dict[int, float]) -> str:
+    """Mean and standard deviation of the differences on the seeds that both have; empty if these are fewer than two."""
     gaps = [mine[seed] - yours[seed] for seed in sorted(mine.keys() & yours.keys())]
-    if len(gaps) < 2:
-        return "one seed"
-    mean = sum(gaps) / len(gaps)
-    std = math.sqrt(sum((gap - mean) ** 2 for gap in gaps) / (len(gaps) - 1))
-    return f"{mean:+.2f} ± {std:.2f} ({len(gaps)} seeds)"
+    return f"{mean(gaps):+.2f} ± {stdev(gaps):.2f} ({len(gaps)} seeds)" if len(gaps) > 1 else ""
 
 
 def _collapsed(name: str, entry: dict) -> list[str]:

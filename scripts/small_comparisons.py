@@ -60,11 +60,10 @@ def branches(name: str, seed: int, data: str, run: Path) -> dict[str, Any]:
     loop.train(recipe, data, run, resume=True, device="cpu")
     recipe, state = read_run(run, recipe)
     model = network_of(recipe, state)
-    result, after = (
-        validate(network, recipe.dataset, data, device="cpu") for network in (model, zoo.reparameterize(model))
-    )
+    plain = zoo.reparameterize(model)
+    result, after = (validate(network, recipe.dataset, data, device="cpu") for network in (model, plain))
     log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-    record = zoo.equivalence_record(model, zoo.reparameterize(model))
+    record = zoo.equivalence_record(model, plain)
     return {
         "recipe": BRANCHES[name],
         "set": changes,

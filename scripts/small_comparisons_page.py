@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from results_page import over_seeds, table
+
 from zoo.extras import require
 from zoo.training.comparison import published_of
 from zoo.training.language import load_language_recipe
@@ -73,26 +75,25 @@ def branches(rows: list[dict[str, Any]]) -> list[str]:
     first = next(iter(plain.values()))
     settings = " --set ".join(f"{key}={value}" for key, value in first["set"].items() if key != "seed")
     lines = [BRANCHES.format(settings=settings, n=first["n"]), "![top-1 by network](small_comparisons.png)", ""]
-    lines += [
-        "| network | parameters, collapsed | multiply-adds, collapsed | minutes | last training loss "
-        "| right of 10,000, before and after collapsing | top-1 % | over plain | paper's gain |",
-        "|---|---|---|---:|---:|---|---:|---|---:|",
-    ]
+    header = ["network", "parameters, collapsed", "multiply-adds, collapsed", "minutes", "last training loss"]
+    header += ["right of 10,000, before and after collapsing", "top-1 %", "over plain", "paper's gain"]
+    cells = []
     for name, seeds in by_name.items():
         some = next(iter(seeds.values()))
-        cells = [
-            title(name),
-            "{:,}, {:,}".format(*some["parameters"]),
-            "{:.1f} M, {:.1f} M".format(*(count / 1e6 for count in some["macs"])),
-            f"{statistics.mean(sum(row['seconds']) for row in seeds.values()) / 60:.0f}",
-            ", ".join(f"{row['losses'][-1]:.3f}" for row in seeds.values()),
-            "; ".join("{:,}, {:,}".format(*row["correct"]) for row in seeds.values()),
-            f"{statistics.mean(map(top1, seeds.values())):.2f}",
-            gain(seeds, plain) if name != "resnet18" else "-",
-            papers_gain(some["recipe"]),
+        cells += [
+            [
+                title(name),
+                "{:,}, {:,}".format(*some["parameters"]),
+                "{:.1f} M, {:.1f} M".format(*(count / 1e6 for count in some["macs"])),
+                f"{statistics.mean(sum(row['seconds']) for row in seeds.values()) / 60:.0f}",
+                ", ".join(f"{row['losses'][-1]:.3f}" for row in seeds.values()),
+                "; ".join("{:,}, {:,}".format(*row["correct"]) for row in seeds.values()),
+                f"{statistics.mean(map(top1, seeds.values())):.2f}",
+                gain(seeds, plain) if name != "resnet18" else "-",
+                papers_gain(some["recipe"]),
+            ]
         ]
-        lines.append("| " + " | ".join(cells) + " |")
-    return [*lines, "", PDB, "", _seeds(by_name), ""]
+    return [*lines, table(header, "lllrrlrlr", cells), PDB, "", _seeds(by_name), ""]
 
 
 def language(rows: list[dict[str, Any]]) -> list[str]:
@@ -102,22 +103,20 @@ def language(rows: list[dict[str, Any]]) -> list[str]:
     words = first["words"]
     minutes = statistics.mean(sum(row["seconds"]) for row in rows) / 60
     known = {"hidden": recipe.hidden_size, "words": words, "epochs": first["set"]["epochs"], "whole": recipe.epochs}
-    lines = [LANGUAGE.format(**known, minutes=minutes)]
-    lines += [
-        "| model | parameters, collapsed | validation by epoch | test | test, collapsed | paper's test |",
-        "|---|---|---|---:|---:|---:|",
-    ]
+    header = ["model", "parameters, collapsed", "validation by epoch", "test", "test, collapsed", "paper's test"]
+    cells = []
     for row in rows:
         paper = published_of(row["recipe"].replace("_small", ""))["perplexity"]
-        cells = [
-            "SymmLSTM" if row["name"].startswith("symm") else "LSTM",
-            "{:,}, {:,}".format(*row["parameters"]),
-            ", ".join(f"{value:.1f}" for value in row["valid_perplexities"]),
-            *(f"{value:.2f}" for value in row["perplexity"]),
-            f"{paper:.2f}",
+        cells += [
+            [
+                "SymmLSTM" if row["name"].startswith("symm") else "LSTM",
+                "{:,}, {:,}".format(*row["parameters"]),
+                ", ".join(f"{value:.1f}" for value in row["valid_perplexities"]),
+                *(f"{value:.2f}" for value in row["perplexity"]),
+                f"{paper:.2f}",
+            ]
         ]
-        lines.append("| " + " | ".join(cells) + " |")
-    return [*lines, ""]
+    return [LANGUAGE.format(**known, minutes=minutes), table(header, "lllrrr", cells)]
 
 
 def title(name: str) -> str:
@@ -139,23 +138,23 @@ def top1(row: dict[str, Any]) -> float:
 
 def gain(seeds: dict[int, dict[str, Any]], plain: dict[int, dict[str, Any]]) -> str:
     """Points over the plain network, on the seeds that both have."""
-    pairs = [(seeds[seed], plain[seed]) for seed in seeds if seed in plain]
-    gaps = [top1(one) - top1(other) for one, other in pairs]
-    if len(gaps) > 1:
-        return f"{statistics.mean(gaps):+.2f} ± {statistics.stdev(gaps):.2f} ({len(gaps)} seeds)"
-    variance = sum(top1(row) * (100 - top1(row)) / row["n"] for row in pairs[0])
-    return f"{gaps[0]:+.2f} ± {2 * math.sqrt(variance):.2f}"
+    several = over_seeds(*({seed: top1(row) for seed, row in runs.items()} for runs in (seeds, plain)))
+    if several:
+        return several
+    one, other = next((seeds[seed], plain[seed]) for seed in seeds if seed in plain)
+    variance = sum(top1(row) * (100 - top1(row)) / row["n"] for row in (one, other))
+    return f"{top1(one) - top1(other):+.2f} ± {2 * math.sqrt(variance):.2f}"
 
 
 def papers_gain(recipe: str) -> str:
     """The paper's points over ResNet-18 on ImageNet, of the release with these branches."""
     found = load_recipe(recipe)
-    wanted = found.weight.split(".")[0].removesuffix("_cifar"), {*found.model_args.get("branches", ())}
+    wanted = found.weight.split(".")[0].removesuffix("_cifar"), frozenset(found.model_args.get("branches", ()))
     figures = {
         (entry["architecture"], frozenset(entry["model_args"].get("branches", ()))): entry["published"]["top1"]
         for entry in manifest()["releases"]
     }
-    own = figures.get((wanted[0], frozenset(wanted[1])))
+    own = figures.get(wanted)
     return "-" if own is None or wanted[0] == "resnet18" else f"{own - figures['resnet18', frozenset()]:+.2f}"
 
 
