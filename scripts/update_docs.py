@@ -1,4 +1,6 @@
-"""Write the tables of weights in README.md, docs/weights.md and docs/results.md from weights_manifest.json."""
+"""Write the tables of weights in README.md, docs/weights.md and docs/results.md, and the
+cards of the staged weights, from weights_manifest.json.
+"""
 
 import sys
 from pathlib import Path
@@ -8,6 +10,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 
 from results_page import draw, draw_symmetry, results_page  # noqa: E402
 
+from zoo.weights.card import model_card  # noqa: E402
 from zoo.weights.manifest import manifest, paper_of, paper_url, source, weights  # noqa: E402
 
 START = "<!-- weights: made by scripts/update_docs.py from weights_manifest.json -->\n"
@@ -99,3 +102,6 @@ if __name__ == "__main__":
     (ROOT / "docs" / "results.md").write_text(results_page(weights()))
     draw(weights(), ROOT / "docs" / "results.png")
     draw_symmetry(weights(), ROOT / "docs" / "symmetry.png")
+    for card in (ROOT / "hub").glob("*/README.md"):
+        name = card.parent.name
+        card.write_text(model_card(name, weights()[name], files=[path.name for path in card.parent.iterdir()]))

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 import zoo
 from zoo.cli.demo import SAMPLE
 from zoo.evaluation.validate import validate
+from zoo.makers import learned_of, maker_of
 from zoo.training import loop
 from zoo.training import stage as staging
 from zoo.training import storage as storing
@@ -19,6 +20,7 @@ from zoo.training.comparison import paper_result
 from zoo.training.recipe import load_recipe
 from zoo.training.storage import store
 from zoo.weights.manifest import manifest
+from zoo.weights.packed import unpack
 from zoo.weights.verify import sha256_of
 
 SCHEMA = json.loads(files("zoo.weights").joinpath("manifest.schema.json").read_text())
@@ -62,7 +64,9 @@ def test_a_staged_weight_is_whole(place):
     assert content["weights"]["sparse_mlp_300_100.trial_fmnist"] == entry
     assert content["weights"].keys() - {"sparse_mlp_300_100.trial_fmnist"} == manifest()["weights"].keys()
     names = {"model.safetensors", "model.collapsed.safetensors", "equivalence.json", "config.json", "recipe.json"}
-    assert {path.name for path in folder.iterdir()} == names | {"training_log.jsonl", "curve.png", "README.md"}
+    names |= {"training_log.jsonl", "curve.png", "README.md", "model.packed.safetensors"}
+    assert {path.name for path in folder.iterdir()} == names
+    assert all(f"`{name}`" in (folder / "README.md").read_text() for name in names - {"config.json", "README.md"})
     assert [path.name for path in place.hub.iterdir()] == [folder.name], "nothing half-written is left"
     assert entry["sha256"] == sha256_of(folder / "model.safetensors")
     assert entry["model_args"] == {"sparsity": 0.5, "batch_norm": False}
@@ -74,6 +78,10 @@ def test_a_staged_weight_is_whole(place):
     model = timm.create_model("sparse_mlp_300_100", num_classes=10, **entry["model_args"]).eval()
     tensors = load_file(folder / "model.safetensors")
     model.load_state_dict(tensors)
+    for layer in (model.fc1, model.fc2):
+        learned, mask = learned_of(layer), maker_of(layer).mask
+        assert int((learned != 0).sum()) <= int(mask.sum()) < mask.numel(), "what is off is zero in the file"
+    assert unpack((folder / "model.packed.safetensors").read_bytes()) == (folder / "model.safetensors").read_bytes()
     measured = validate(model, "fashion-mnist", place.data)
     assert measured.correct == entry["results"][0]["correct"] == entry["storage"]["correct"][entry["storage"]["dtype"]]
     plain = zoo.reparameterize(model)
@@ -108,7 +116,7 @@ def test_a_plain_network_has_no_second_file(place):
     entry = place.stage(place.run(PLAIN))
     assert "collapsed" not in entry
     names = {path.name for path in (place.hub / "sparse_mlp_300_100.trial_fmnist").iterdir()}
-    assert not {"model.collapsed.safetensors", "equivalence.json"} & names
+    assert not {"model.collapsed.safetensors", "equivalence.json", "model.packed.safetensors"} & names
     stray = place.hub / "sparse_mlp_300_100.trial_fmnist" / "stray"
     stray.touch()
     assert place.stage(place.folder / "run")["sha256"] == entry["sha256"]
@@ -182,6 +190,11 @@ def test_other_seeds_are_evidence_of_a_staged_weight(place):
     assert [run["seed"] for run in entry["seeds"]["runs"]] == [0, 1, 2]
     assert values[0] == entry["results"][0]["top1"]
     assert len(set(values)) > 1
+    folder = place.hub / "sparse_mlp_300_100.trial_fmnist"
+    logs = [json.loads(line) for line in (folder / "seeds_log.jsonl").read_text().splitlines()]
+    assert [(line.pop("seed"), line.pop("epoch")) for line in logs] == [(1, 1), (2, 1)]
+    assert logs[0] != logs[1]
+    assert "`seeds_log.jsonl`" in (folder / "README.md").read_text()
     assert entry["seeds"]["mean"] == pytest.approx(sum(values) / 3, abs=1e-3)
     assert entry["seeds"]["std"] == pytest.approx(torch.tensor(values).double().std().item(), abs=1e-3)
     with pytest.raises(zoo.ZooError, match="staged with the seeds 1, 2 too"):

@@ -26,11 +26,13 @@ from zoo.weights.card import model_card
 from zoo.weights.convert import safetensors_bytes
 from zoo.weights.fetch import cached_file, fetch
 from zoo.weights.manifest import manifest, paper_of, source, timm_cfgs, weights
+from zoo.weights.packed import PACKED, unpack
 from zoo.weights.verify import load_release, sha256_of
 
 OURS = [name for name, entry in weights().items() if entry["origin"] == "zoo"]
 THEIRS = [name for name, entry in weights().items() if entry["origin"] == "okankop"]
 SMALL = "lrunet1_100.okankop_fmnist"
+BUFFERS = (".mask", "running_mean", "running_var", "num_batches_tracked")
 
 
 def pickled(state: dict, path: Path) -> None:
@@ -132,11 +134,24 @@ def test_staged_weights_are_the_manifests(name):
     assert path.stat().st_size == entry["size"] <= LIMIT
     config = json.loads((folder / "config.json").read_text())
     assert f"{config['architecture']}.{config['pretrained_cfg']['tag']}" == name
-    assert (folder / "README.md").read_text() == model_card(name, entry)
+    names = [path.name for path in folder.iterdir()]
+    assert (folder / "README.md").read_text() == model_card(name, entry, files=names)
     assert not source(entry, "staged")["embedded"] or entry["size"] < 1 << 20, "the wheel stays small"
     log = [json.loads(line) for line in (folder / "training_log.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in log] == list(range(1, len(log) + 1))
     assert (folder / "curve.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_a_sparse_file_holds_as_many_values_as_it_claims():
+    """Counted in the file, without the package's networks; and its packed form is smaller by what is off."""
+    for name in [name for name in OURS if "_s90_" in name]:
+        path, entry = ROOT / "hub" / name / "model.safetensors", weights()[name]
+        tensors = load_file(path)
+        learned = [value for key, value in tensors.items() if not key.endswith(BUFFERS)]
+        assert sum(int((value != 0).sum()) for value in learned) == entry["params"]["nonzero"]
+        packed = path.with_name(PACKED).read_bytes()
+        assert unpack(packed) == path.read_bytes()
+        assert len(packed) < entry["size"] / 3
 
 
 def test_nonzero_counts_are_the_files():

@@ -12,12 +12,13 @@ from ..errors import UnknownNameError, WeightError
 from ..weights.card import model_card
 from ..weights.fetch import fetch
 from ..weights.manifest import facts, full_name, manifest, weights
+from ..weights.packed import PACKED
 from ..weights.paths import hub_folder, shipped_hub
 
 MODEL, CONFIG, CARD, LICENCE = "model.safetensors", "config.json", "README.md", "LICENSE"
 COLLAPSED, RECORD = "model.collapsed.safetensors", "equivalence.json"
 REQUIRED = (CONFIG, LICENCE, CARD, MODEL)
-OPTIONAL = (COLLAPSED, RECORD, "model.packed.safetensors", "recipe.json", "training_log.jsonl", "curve.png")
+OPTIONAL = (COLLAPSED, RECORD, PACKED, "recipe.json", "training_log.jsonl", "seeds_log.jsonl", "curve.png")
 
 File = Path | bytes
 """A file on disk, or the content of one that is made here."""
@@ -67,7 +68,7 @@ def repository(name: str, cache_dir: str | Path | None = None) -> dict[str, File
         WeightError: If the weight cannot be had, or its licence does not allow it to be passed on.
     """
     entry = facts(name)
-    files: dict[str, File] = {LICENCE: licence_text(name, entry).encode(), CARD: model_card(name, entry).encode()}
+    files: dict[str, File] = {LICENCE: licence_text(name, entry).encode()}
     found = fetch(name, cache_dir)
     files[MODEL] = found.path
     if found.kind == "staged":
@@ -75,6 +76,7 @@ def repository(name: str, cache_dir: str | Path | None = None) -> dict[str, File
         files |= {file: beside / file for file in (CONFIG, *OPTIONAL) if (beside / file).is_file()}
     if CONFIG not in files:
         files[CONFIG] = config_json(name)
+    files[CARD] = model_card(name, entry, files=files).encode()
     return dict(sorted(files.items()))
 
 

@@ -20,6 +20,7 @@ from ..errors import ZooError
 from ..evaluation.validate import Result, validate
 from ..extras import require
 from ..files import write_atomically
+from ..makers.masked import MaskedWeight
 from ..registry import family_of
 from ..reparam import count_parameters
 from ..weights.card import model_card
@@ -29,7 +30,9 @@ from ..weights.verify import sha256_of
 from . import checkpoint
 from .comparison import comparison
 from .recipe import Recipe, load_recipe
-from .storage import LIMIT, store, write_collapsed
+from .sparsity.base import layers_with
+from .sparsity.entries import clear_inactive
+from .storage import LIMIT, store, write_collapsed, write_packed
 
 FREE = (*checkpoint.FREE, "start")
 """Keys in which a run may differ from its recipe: they do not change the result, or name a folder of somebody's."""
@@ -47,7 +50,8 @@ def stage(
     """Stage the last epoch of a finished run; the test set is read here.
 
     The file is in half precision if exactly as many test images are right as in float32. Beside it lie the collapsed
-    form with its equivalence record, the recipe as it was resolved, log, curve and card.
+    form with its equivalence record, the packed form of a sparse network, the recipe as it was resolved, logs, curve
+    and card.
 
     Args:
         run: Folder of the run; it must have been made by the recipe as it is, seed included, so that it cannot be
@@ -76,21 +80,22 @@ def stage(
         return validate(model, recipe.dataset, data, name=name, device="cpu")
 
     content = _read(manifest_file)
-    spread = _spread(recipe, wanted, seeds, content["weights"].get(name, {}).get("seeds"))
+    runs = _runs(recipe, wanted, seeds, content["weights"].get(name, {}).get("seeds"))
     model = network_of(recipe, state)
     stored = store(model, measure)
-    if spread:
-        spread = _measure_spread(spread, stored.result, measure)
+    spread = _measure_spread(runs, stored.result, measure) if seeds else {}
 
     folder, part = hub / name, hub / f".{name}.{os.getpid()}.part"
     try:
         save_for_hf(model, str(part), model_args=recipe.model_args or None, safe_serialization=True)
         file = part / "model.safetensors"
-        write_atomically(safetensors_bytes(stored.tensors, {"format": "pt"}), file)
+        plain = safetensors_bytes(stored.tensors, {"format": "pt"})
+        write_atomically(plain, file)
         if file.stat().st_size > LIMIT:
             raise ZooError(f"{name}: {file.stat().st_size:,} bytes, and a staged file has at most {LIMIT:,}.")
+        write_packed(plain, part)
         collapsed = write_collapsed(model, measure, stored.result, part, _some_images(recipe, data))
-        shutil.copyfile(Path(run) / "log.jsonl", part / "training_log.jsonl")
+        _copy_logs(run, {seed: other for (seed, _), other in zip(runs[1:], seeds, strict=True)}, part)
         text = json.dumps({**recipe.to_dict(), "start": _name_of_start(recipe)}, indent=2)
         write_atomically(text.encode() + b"\n", part / "recipe.json")
         plot_curve(part / "training_log.jsonl", part / "curve.png", name)
@@ -105,7 +110,8 @@ def stage(
         entry |= {"model_args": recipe.model_args} if recipe.model_args else {}
         entry |= {"collapsed": collapsed} if collapsed else {}
         entry |= {"seeds": spread} if spread else {}
-        write_atomically(model_card(name, entry).encode(), part / "README.md")
+        card = model_card(name, entry, files=[path.name for path in part.iterdir()])
+        write_atomically(card.encode(), part / "README.md")
         _replace(folder, part)
     finally:
         shutil.rmtree(part, ignore_errors=True)
@@ -149,7 +155,11 @@ def read_run(run: str | Path, wanted: Recipe, free: Sequence[str] = ()) -> tuple
 
 
 def network_of(recipe: Recipe, state: dict[str, Any]) -> nn.Module:
-    """The trained network of a run, in eval mode, with the configuration it gets on the Hub."""
+    """The trained network of a run, in eval mode, with the configuration it gets on the Hub.
+
+    Weights that are off are zero in it: what the run left there is no part of the function, and a file is to have as
+    many values as it claims.
+    """
     info, (mean, std) = get_dataset(recipe.dataset), recipe.normalisation()
     arch, _, tag = recipe.weight.partition(".")
     family = {"family": family_of(arch)}
@@ -170,6 +180,8 @@ def network_of(recipe: Recipe, state: dict[str, Any]) -> nn.Module:
     overlay = {"num_classes": info.num_classes, "in_chans": info.input_size[0], **recipe.model_args}
     model = timm.create_model(arch, pretrained_cfg_overlay=cfg, **overlay).eval()
     model.load_state_dict(state["model"])
+    for layer in layers_with(model, MaskedWeight).values():
+        clear_inactive(layer)
     return model
 
 
@@ -223,10 +235,10 @@ def _plain_result(result: Result) -> dict[str, Any]:
     }
 
 
-def _spread(
+def _runs(
     recipe: Recipe, wanted: Recipe, folders: Sequence[str | Path], before: dict[str, Any] | None
 ) -> list[tuple[int, nn.Module | None]]:
-    """Seed and network of each run, the staged one's first; empty if there is only that one."""
+    """Seed and network of each run, the staged one's, which is at hand, first."""
     runs: list[tuple[int, nn.Module | None]] = [(recipe.seed, None)]
     for folder in folders:
         other, state = read_run(folder, wanted, ("seed",))
@@ -237,7 +249,7 @@ def _spread(
     lost = sorted({run["seed"] for run in before["runs"]} - set(seeds)) if before else []
     if lost:
         raise ZooError(f"{recipe.weight} is staged with the seeds {', '.join(map(str, lost))} too: name their runs.")
-    return runs if folders else []
+    return runs
 
 
 def _measure_spread(runs: list[tuple[int, nn.Module | None]], first: Result, measure: Any) -> dict[str, Any]:
@@ -248,6 +260,15 @@ def _measure_spread(runs: list[tuple[int, nn.Module | None]], first: Result, mea
         "mean": round(statistics.mean(values), 4),
         "std": round(statistics.stdev(values), 4),
     }
+
+
+def _copy_logs(run: str | Path, others: dict[int, str | Path], folder: Path) -> None:
+    """The log of a run, and those of the runs with other seeds in one file."""
+    shutil.copyfile(Path(run) / "log.jsonl", folder / "training_log.jsonl")
+    logs = {seed: (Path(other) / "log.jsonl").read_text().splitlines() for seed, other in others.items()}
+    lines = [json.dumps({"seed": seed, **json.loads(line)}) for seed, log in logs.items() for line in log]
+    if lines:
+        write_atomically("\n".join([*lines, ""]).encode(), folder / "seeds_log.jsonl")
 
 
 def _some_images(recipe: Recipe, data: str | Path, count: int = 64) -> Tensor | None:

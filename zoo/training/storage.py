@@ -16,6 +16,7 @@ from ..publishing.repository import COLLAPSED, RECORD
 from ..reparam.collapsed import collapsed_form
 from ..reparam.record import equivalence_record
 from ..weights.convert import safetensors_bytes
+from ..weights.packed import PACKED, pack
 from ..weights.verify import sha256_of
 
 LIMIT = 25_000_000
@@ -105,6 +106,18 @@ def write_collapsed(
     told = {"collapsed": entry, "top1": stored.result.top1, "correct": stored.correct, "correct_before": result.correct}
     write_atomically(json.dumps({**told, **record.to_dict()}, indent=2).encode() + b"\n", folder / RECORD)
     return entry
+
+
+def write_packed(plain: bytes, folder: Path) -> None:
+    """Write the packed form beside a network's file if it saves a quarter or more: that of a sparse network does.
+
+    Args:
+        plain: The network's file.
+        folder: Gets ``model.packed.safetensors``.
+    """
+    packed = pack(plain)
+    if len(packed) <= len(plain) * 3 / 4:
+        write_atomically(packed, folder / PACKED)
 
 
 def _as_it_is(model: nn.Module, measure: Measure) -> Stored:

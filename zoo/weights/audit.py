@@ -9,7 +9,7 @@ from typing import Any
 from ..errors import WeightError
 from .fetch import cached_file, hub_cached_file, staged_file
 from .manifest import collapsed_facts, weights
-from .packed import is_packed, unpack
+from .packed import PACKED, is_packed, unpack
 from .verify import parse
 
 
@@ -43,7 +43,7 @@ def audit(names: Sequence[str], cache_dir: str | Path | None = None) -> Iterator
     for name in names:
         entry = weights()[name]
         staged = staged_file(name, entry)
-        places = _places(name, entry, cache_dir) | {"packed": staged and staged.with_name("model.packed.safetensors")}
+        places = _places(name, entry, cache_dir) | {"packed": staged and staged.with_name(PACKED)}
         yield from _copies(name, entry, places)
         if (entry.get("collapsed") or {}).get("path"):
             entry = collapsed_facts(name)

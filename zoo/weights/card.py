@@ -5,12 +5,14 @@ from typing import Any
 
 from ..data.catalog import get_dataset
 from .manifest import paper_of, paper_url
+from .packed import PACKED
 
 _FILES = {
     "model.collapsed.safetensors": "the same function in plain layers, see below",
     "equivalence.json": "how equal the two are, in numbers, and what each costs",
-    "model.packed.safetensors": "`model.safetensors` less what is redundant in it; decoded, bit for bit the same",
+    PACKED: "`model.safetensors` less what is redundant in it; decoded, bit for bit the same",
     "recipe.json": "the recipe it was trained with, in full",
+    "seeds_log.jsonl": "the logs of the runs with other seeds",
     "LICENSE": "the text of the licence",
 }
 

@@ -29,6 +29,9 @@ from safetensors.torch import load as load_tensors
 from ..errors import WeightError
 from .convert import safetensors_bytes
 
+PACKED = "model.packed.safetensors"
+"""Name of the packed form where it lies beside ``model.safetensors``."""
+
 FORMAT = "zoo-packed-1"
 EXPANSION = 256
 _START = b'{"__metadata__":{"format":"' + FORMAT.encode() + b'"'
