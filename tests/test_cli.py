@@ -45,6 +45,8 @@ def test_list_pretrained_has_one_object_per_weight(capsys):
 def test_list_and_info_tables(capsys):
     assert main(["list", "lrunet*", "--pretrained"]) == 0
     assert NAME in capsys.readouterr().out
+    assert main(["list", "sparse_wrn_16_1.zoo_dsr*", "--pretrained"]) == 0
+    assert "175,066  21,614" in capsys.readouterr().out, "what a sparse weight has in all, and not zero"
     assert main(["info", NAME]) == 0
     assert weights()[NAME]["sha256"] in capsys.readouterr().out
     assert main(["info", "lrunet10_100"]) == 0

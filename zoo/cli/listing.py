@@ -48,6 +48,7 @@ def describe(name: str) -> dict[str, Any]:
         entry = weights()[name]
         measured = entry.get("results") or [{}]
         row |= {
+            "params_nonzero": entry["params"]["nonzero"],
             "dataset": entry["dataset"],
             "top1": measured[0].get("top1"),
             "n": measured[0].get("n"),
@@ -91,10 +92,9 @@ def _list(options: argparse.Namespace) -> None:
     if options.json:
         print(json.dumps(rows, indent=2))
     elif options.pretrained:
-        cells = [
-            [r["name"], r["family"], f"{r['params']:,}", r["dataset"], _percent(r["top1"]), r["licence"]] for r in rows
-        ]
-        print(table(cells, ["name", "family", "params", "data set", "top-1 %", "licence"]))
+        keys = ("name", "family", "params", "params_nonzero", "dataset", "top1", "licence")
+        cells = [[_percent(r[key]) if key == "top1" else _number(r[key]) for key in keys] for r in rows]
+        print(table(cells, ["name", "family", "params", "not zero", "data set", "top-1 %", "licence"]))
     else:
         cells = [[r["name"], r["family"], f"{r['params']:,}", _pretrained(r)] for r in rows]
         print(table(cells, ["name", "family", "params", "pretrained"]))
