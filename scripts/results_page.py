@@ -5,6 +5,8 @@ import math
 from pathlib import Path
 from statistics import mean, stdev
 
+from zoo.extras import headless_pyplot
+
 ROOT = Path(__file__).resolve().parent.parent
 
 INTRO = """# Results
@@ -171,10 +173,7 @@ def _authors(name: str, entry: dict) -> list[str]:
 
 def draw_symmetry(weights: dict[str, dict], target: Path, plain: str = "wrn_16_1.zoo_c10") -> None:
     """Draw accuracy against stored parameters of the types of symmetry and their plain twin, a circle for each seed."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    pyplot = headless_pyplot()
 
     chosen = {
         name: entry
@@ -202,10 +201,7 @@ def draw_symmetry(weights: dict[str, dict], target: Path, plain: str = "wrn_16_1
 
 def draw(weights: dict[str, dict], target: Path) -> None:
     """Draw accuracy against stored parameters: ours filled, with their intervals, the authors' weights hollow."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    pyplot = headless_pyplot()
     from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
 
     sets = {"cifar10": "CIFAR-10", "fashion-mnist": "Fashion-MNIST"}

@@ -22,6 +22,7 @@ from zoo.analysis import (
     recurrent_runs,
 )
 from zoo.evaluation.validate import validate
+from zoo.extras import headless_pyplot
 from zoo.files import write_atomically
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -125,10 +126,7 @@ def page(found: dict[str, Any]) -> str:
 
 def draw(found: dict[str, Any], target: Path) -> None:
     """The similarity matrices, and accuracy against stored parameters."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    pyplot = headless_pyplot()
 
     banks = found["layers"]
     figure, panels = pyplot.subplots(1, len(banks) + 1, figsize=(3.2 * len(banks) + 4.2, 3.6))

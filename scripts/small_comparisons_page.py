@@ -8,7 +8,7 @@ from typing import Any
 
 from results_page import over_seeds, table
 
-from zoo.extras import require
+from zoo.extras import headless_pyplot
 from zoo.training.comparison import published_of
 from zoo.training.language import load_language_recipe
 from zoo.training.recipe import load_recipe
@@ -172,8 +172,7 @@ def _seeds(by_name: dict[str, dict[int, dict[str, Any]]]) -> str:
 
 def plot(rows: Iterable[dict[str, Any]], target: Path) -> None:
     """Top-1 of every run, a circle each, with its binomial interval."""
-    require("matplotlib", "plot").use("Agg")
-    pyplot = require("matplotlib.pyplot", "plot")
+    pyplot = headless_pyplot()
     rows = list(rows)
     names = list(dict.fromkeys(row["name"] for row in rows))
     figure, axis = pyplot.subplots(figsize=(8, 1 + 0.32 * len(names)))

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from zoo.extras import require
+from zoo.extras import headless_pyplot
 from zoo.training import loop
 from zoo.training.recipe import Recipe
 from zoo.training.sparsity.reallocate import Reallocation
@@ -118,9 +118,7 @@ def conservation(found: dict[str, dict[str, Any]]) -> list[str]:
 
 def plot(groups: dict[tuple[float, str], list[float]], target: Path) -> None:
     """Held-out accuracy by method, a point per seed."""
-    matplotlib = require("matplotlib", "plot")
-    matplotlib.use("Agg")
-    pyplot = require("matplotlib.pyplot", "plot")
+    pyplot = headless_pyplot()
     shown = [p for p in SPARSITIES if any(p == key for key, _ in groups)]
     figure, axes = pyplot.subplots(1, len(shown), figsize=(1 + 4 * len(shown), 3.2), sharey=True, squeeze=False)
     for axis, p in zip(axes[0], shown, strict=True):

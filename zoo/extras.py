@@ -24,3 +24,13 @@ def require(module: str, extra: str) -> ModuleType:
         raise ZooError(
             f"This needs the package {module} ({error}). Install it with: pip install '{DISTRIBUTION}[{extra}]'"
         ) from None
+
+
+def headless_pyplot() -> ModuleType:
+    """``matplotlib.pyplot`` for drawing into files, on a machine without a screen too.
+
+    Raises:
+        ZooError: If matplotlib is not installed.
+    """
+    require("matplotlib", "plot").use("Agg")
+    return require("matplotlib.pyplot", "plot")

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from ..data.text import EOS, as_columns, get_text_dataset, load_text
 from ..device import choose_device
 from ..errors import ZooError
-from ..extras import require
+from ..extras import headless_pyplot
 from ..models.symm_rnn import SymmRNNLanguageModel
 from . import checkpoint
 from .language_recipe import LanguageRecipe, language_recipe, load_language_recipe
@@ -130,9 +130,7 @@ def load_run(folder: str | Path) -> tuple[SymmRNNLanguageModel, tuple[str, ...],
 
 def plot_curve(log: list[dict[str, Any]], target: Path, title: str) -> None:
     """Draw training and validation perplexity and the learning rate over the epochs of a log."""
-    matplotlib = require("matplotlib", "plot")
-    matplotlib.use("Agg")
-    pyplot = require("matplotlib.pyplot", "plot")
+    pyplot = headless_pyplot()
     epochs = [line["epoch"] for line in log]
     figure, left = pyplot.subplots(figsize=(6, 3.5))
     left.plot(epochs, [math.exp(min(line["loss"], 100)) for line in log], marker=".", label="training, with dropout")

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ..data import DATASETS, get_dataset, load_arrays
 from ..errors import ZooError
 from ..evaluation.validate import Result, validate
-from ..extras import require
+from ..extras import headless_pyplot
 from ..files import write_atomically
 from ..makers.masked import MaskedWeight
 from ..registry import family_of
@@ -314,9 +314,7 @@ def _in_order(weights: dict[str, Any]) -> dict[str, Any]:
 
 def plot_curve(log: Path, target: Path, title: str) -> None:
     """Draw loss and learning rate (and held-out accuracy, if any) over the epochs of a log."""
-    matplotlib = require("matplotlib", "plot")
-    matplotlib.use("Agg")
-    pyplot = require("matplotlib.pyplot", "plot")
+    pyplot = headless_pyplot()
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     epochs = [line["epoch"] for line in lines]
     figure, left = pyplot.subplots(figsize=(6, 3.5))
