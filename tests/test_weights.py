@@ -142,6 +142,13 @@ def test_staged_weights_are_the_manifests(name):
     assert (folder / "curve.png").read_bytes()[:4] == b"\x89PNG"
 
 
+def test_a_card_explains_only_the_files_that_are_there():
+    name = next(name for name in OURS if (weights()[name].get("collapsed") or {}).get("path"))
+    line = "- `model.collapsed.safetensors`"
+    assert line in model_card(name, weights()[name], files=["model.collapsed.safetensors"])
+    assert line not in model_card(name, weights()[name])
+
+
 def test_a_sparse_file_holds_as_many_values_as_it_claims():
     """Counted in the file, without the package's networks; and its packed form is smaller by what is off."""
     for name in [name for name in OURS if "_s90_" in name]:

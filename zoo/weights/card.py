@@ -29,7 +29,6 @@ def model_card(name: str, entry: dict[str, Any], repo: str | None = None, files:
     data, params, image = get_dataset(entry["dataset"]), entry["params"], entry["preprocessing"]
     published = entry.get("paper_result")
     collapsed = (entry.get("collapsed") or {}).get("path")
-    files = {*files, *((collapsed, "equivalence.json") if collapsed else ())}
     lines = [
         "---",
         _metadata(name, entry, data.name),
