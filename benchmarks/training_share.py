@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 
 import zoo
-from zoo.cli.convert import parse_settings
+from zoo.settings import parse_settings
 from zoo.training import checkpoint
 from zoo.training.loop import train
 from zoo.training.recipe import Recipe, load_recipe

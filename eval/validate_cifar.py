@@ -8,7 +8,7 @@ DIR holds the official binary files, or the official Python batches, or the fold
 
 import sys
 
-from zoo.cli.evaluate import validate_script
+from measure import main
 
 if __name__ == "__main__":
-    sys.exit(validate_script(__doc__, "cifar10", "cifar100"))
+    sys.exit(main(__doc__, "cifar10", "cifar100"))

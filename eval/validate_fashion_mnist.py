@@ -7,7 +7,7 @@ DIR holds the four idx files, plain or gzipped, or the folder torchvision keeps 
 
 import sys
 
-from zoo.cli.evaluate import validate_script
+from measure import main
 
 if __name__ == "__main__":
-    sys.exit(validate_script(__doc__, "fashion-mnist"))
+    sys.exit(main(__doc__, "fashion-mnist"))

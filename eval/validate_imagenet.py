@@ -7,7 +7,7 @@ DIR holds one folder per class, named by WordNet id (n01440764, ...); fewer than
 
 import sys
 
-from zoo.cli.evaluate import validate_script
+from measure import main
 
 if __name__ == "__main__":
-    sys.exit(validate_script(__doc__, "imagenet"))
+    sys.exit(main(__doc__, "imagenet"))

@@ -16,10 +16,10 @@ import time
 from pathlib import Path
 
 import zoo
-from zoo.cli.convert import parse_settings
 from zoo.data.images import ImageFolder
 from zoo.evaluation.validate import validate
 from zoo.reparam.export import export
+from zoo.settings import parse_settings
 from zoo.training.learner import load_run
 
 SETTINGS = [

@@ -2,23 +2,15 @@
 
 import argparse
 import json
-import sys
-from collections.abc import Iterator
-from pathlib import Path
-
-from torch import nn
 
 from ..data.catalog import DATASETS, get_dataset
 from ..data.text import TEXT_DATASETS
 from ..errors import ZooError
+from ..evaluation.measure import accuracy_table, measure
 from ..evaluation.predict import class_names, predict
-from ..evaluation.results import table, write_results
-from ..evaluation.validate import validate
+from ..evaluation.results import write_results
 from ..registry import check_name, create_model
-from ..reparam import load_collapsed, reparameterize
-from ..weights.manifest import collapsed_facts, facts, full_name, warm_starts
-from ..weights.verify import sha256_of
-from .convert import load_converted
+from ..weights.manifest import facts, full_name
 from .language import validate_runs
 
 
@@ -32,33 +24,6 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     parser.set_defaults(run=_predict)
     parser = commands.add_parser("validate", help="measure accuracy on images, or perplexity on a text")
     parser.add_argument("--dataset", choices=[*DATASETS, *TEXT_DATASETS], required=True)
-    _add_validate_arguments(parser)
-    parser.set_defaults(run=_validate)
-
-
-def validate_script(description: str, *datasets: str) -> int:
-    """The whole of a script in ``eval/``.
-
-    Args:
-        description: Shown by ``--help``.
-        datasets: Data sets it can measure on; the first is the default.
-
-    Returns:
-        Exit code.
-    """
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dataset", choices=datasets, default=datasets[0])
-    _add_validate_arguments(parser)
-    options = parser.parse_args()
-    try:
-        _validate(options)
-    except ZooError as error:
-        print(error, file=sys.stderr)
-        return 1
-    return 0
-
-
-def _add_validate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "name", nargs="+", help="arch.tag, or an architecture for its first weight; for a text the folder of a run"
     )
@@ -66,8 +31,13 @@ def _add_validate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=int, help="images per step (256); columns of a text (its recipe's)")
     parser.add_argument("--device", default="", help="cpu, cuda, ... (the GPU if there is one)")
     parser.add_argument("--collapsed", action="store_true", help="measure the networks' collapsed forms")
-    parser.add_argument("--checkpoint", metavar="FILE", help="a file made by zoo import, of the one architecture named")
+    parser.add_argument(
+        "--checkpoint",
+        metavar="FILE",
+        help="weights of the one architecture named, a file as zoo import takes it",
+    )
     parser.add_argument("--results", metavar="FILE", help="also write the figures to FILE.json or FILE.csv")
+    parser.set_defaults(run=_validate)
 
 
 def _validate(options: argparse.Namespace) -> None:
@@ -82,55 +52,18 @@ def _validate(options: argparse.Namespace) -> None:
         return
     if options.results and not options.results.endswith((".json", ".csv")):
         raise ZooError(f"{options.results}: results are written as .json or .csv; give the file one of these endings.")
-    results = []
-    for model, name, sha256 in _networks(options):
-        results.append(
-            validate(
-                model,
-                options.dataset,
-                options.data,
-                name=f"{name} (collapsed)" if options.collapsed else name,
-                sha256=sha256,
-                batch_size=options.batch_size or 256,
-                device=options.device,
-            )
-        )
-    cells = [
-        [
-            r.name,
-            r.dataset,
-            f"{r.top1:.2f}",
-            f"{r.top5:.2f}",
-            r.n,
-            "{:.2f}-{:.2f}".format(*r.interval),
-            r.images_per_second,
-        ]
-        for r in results
-    ]
-    print(table(cells, ["name", "data set", "top-1 %", "top-5 %", "n", "95 % interval", "images/s"]))
+    results = measure(
+        options.name,
+        options.dataset,
+        options.data,
+        collapsed=options.collapsed,
+        checkpoint=options.checkpoint,
+        batch_size=options.batch_size or 256,
+        device=options.device,
+    )
+    print(accuracy_table(results))
     if options.results:
         write_results(results, options.results)
-
-
-def _networks(options: argparse.Namespace) -> Iterator[tuple[nn.Module, str, str]]:
-    """Networks to measure, one after the other, with their names and the sha256 of their files."""
-    if options.checkpoint:
-        arch, path = options.name[0], Path(options.checkpoint)
-        if len(options.name) > 1 or "." in check_name(arch):
-            raise ZooError(
-                f"{' '.join(options.name)}: with --checkpoint name one architecture, without a tag (zoo list)."
-            )
-        model = load_converted(path, arch, get_dataset(options.dataset))
-        yield reparameterize(model) if options.collapsed else model, f"{arch} from {path.name}", sha256_of(path)
-        return
-    for name in options.name:
-        if check_name(name) in warm_starts():
-            model = create_model(name, pretrained=True).eval()
-            yield reparameterize(model) if options.collapsed else model, name, ""
-            continue
-        name = full_name(name)
-        model = load_collapsed(name) if options.collapsed else create_model(name, pretrained=True)
-        yield model, name, (collapsed_facts(name) if options.collapsed else facts(name))["sha256"]
 
 
 def _predict(options: argparse.Namespace) -> None:

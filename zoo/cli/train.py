@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from ..errors import ZooError
-from .convert import parse_settings
+from ..settings import parse_settings
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:

@@ -85,25 +85,48 @@ def load_reference(model: nn.Module, state_dict: Mapping[str, Tensor]) -> nn.Mod
     key_of = _reference_keys(model)
     state = _normalise(model, state_dict)
     expected = model.state_dict()
-    missing = [ref for ref, name in key_of.items() if ref not in state and not name.endswith("num_batches_tracked")]
-    unexpected = [ref for ref in state if ref not in key_of]
-    shapes = [
-        f"{ref} {tuple(state[ref].shape)} instead of {tuple(expected[name].shape)}"
-        for ref, name in key_of.items()
-        if ref in state and state[ref].shape != expected[name].shape
-    ]
-    problems = [
-        f"{title}: {', '.join(names[:8])}{f' and {len(names) - 8} more' if len(names) > 8 else ''}"
-        for title, names in (("missing keys", missing), ("unexpected keys", unexpected), ("wrong shapes", shapes))
-        if names
-    ]
+    problems = differences({ref: expected[name] for ref, name in key_of.items()}, state)
     if problems:
-        raise WeightError(f"This state dict is not one of {type(model).__name__}'s reference: {'; '.join(problems)}.")
+        raise WeightError(f"This state dict is not one of {type(model).__name__}'s reference: {problems}.")
     renamed = {name: state[ref] for ref, name in key_of.items() if ref in state}
     for name, tensor in expected.items():
         renamed.setdefault(name, torch.zeros_like(tensor))  # num_batches_tracked
     model.load_state_dict(renamed)
     return model
+
+
+def differences(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
+    """What keeps a state dict from being loaded; empty if nothing does.
+
+    Args:
+        expected: A network's tensors; only their shapes and types matter. ``num_batches_tracked`` may be absent.
+        given: Those of a file, under the same names. Types fit if both are numbers with or both without a fraction;
+            a mask may be stored as numbers 0 and 1.
+
+    Returns:
+        Missing keys, unexpected keys, wrong shapes and wrong types, at most eight of each.
+    """
+    missing = [name for name in expected if name not in given and not name.endswith("num_batches_tracked")]
+    unexpected = [name for name in given if name not in expected]
+    both = [(name, given[name], tensor) for name, tensor in expected.items() if name in given]
+    shapes = [f"{n} {tuple(g.shape)} instead of {tuple(e.shape)}" for n, g, e in both if g.shape != e.shape]
+    types = [f"{n} {g.dtype} instead of {e.dtype}" for n, g, e in both if not _is_type(g, e)]
+    return "; ".join(
+        f"{title}: {', '.join(names[:8])}{f' and {len(names) - 8} more' if len(names) > 8 else ''}"
+        for title, names in (
+            ("missing keys", missing),
+            ("unexpected keys", unexpected),
+            ("wrong shapes", shapes),
+            ("wrong types", types),
+        )
+        if names
+    )
+
+
+def _is_type(given: Tensor, expected: Tensor) -> bool:
+    if expected.dtype == torch.bool and given.dtype != torch.bool:
+        return bool(((given == 0) | (given == 1)).all())
+    return expected.dim() == 0 or given.is_floating_point() == expected.is_floating_point()
 
 
 def rename_from_reference(model: nn.Module, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:

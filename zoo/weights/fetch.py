@@ -18,10 +18,11 @@ from ..version import __version__
 from .cached import check_cached, check_foreign, obtain
 from .convert import safetensors_bytes
 from .download import Address, shown
+from .importers import read_checkpoint
 from .manifest import collapsed_facts, facts, full_name, source
 from .memory import SHA256, forget_trust_hint, hexadecimal, key, trust, trusted_sha256
 from .paths import cache_folder, hub_folder, shipped_hub
-from .verify import load_release, mismatch
+from .verify import mismatch
 
 _LARGEST = 16 << 30  # bytes of a file whose size the manifest does not have
 
@@ -239,7 +240,7 @@ def _from_release(name: str, entry: dict[str, Any], cache_dir: str | Path | None
     target = cached_file(name, entry, cache_dir)
 
     def convert(part: Path, found: str) -> None:
-        write_atomically(safetensors_bytes(load_release(part), release["metadata"]), part)
+        write_atomically(safetensors_bytes(read_checkpoint(part), release["metadata"]), part)
 
     obtain(Address(release["url"], label, {}), target, release["sha256"], 2 * entry["size"] + (1 << 20), convert)
     return target if check_cached(target, entry["sha256"], cache_dir) else None

@@ -1,22 +1,56 @@
-"""Authors' checkpoints as the papers' training scripts write them: read safely, reduced to one state dict.
+"""Checkpoints of any training script, read without executing anything in them and reduced to one state dict.
 
-Only ``weights_only`` loading is used. Objects of a script's own classes (a recorder, a loss scaler) are replaced by
+Pickles are read with ``weights_only``. Objects of a script's own classes (a recorder, a loss scaler) are replaced by
 inert stand-ins: their names are known to the loader, their code is neither imported nor run, and what they held is
 thrown away with them.
 """
 
+import argparse
+import json
 import pickle
 import re
+import warnings
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..errors import WeightError
 
-_PREFIXES = ("module.1.", "module.", "1.")  # a data-parallel wrapper, a half-precision wrapper inside it, or alone
+_EMA = ("state_dict_ema", "model_ema")  # averaged weights come before the others, as timm's own loader has it
+_PLAIN = ("state_dict", "model", "net", "model_state_dict")
+_WRAPPERS = ("module", "_orig_mod", "model", "1")  # data parallel, torch.compile, a trainer's attribute, apex
 _UNKNOWN = re.compile(r"Unsupported global: GLOBAL ([\w.]+)|Unsupported class ([\w.]+)")
+_PREPARATION = ("mean", "std", "crop_pct", "interpolation")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a file of weights holds, and what it says of itself.
+
+    Attributes:
+        tensors: Under the file's own names; dense and on the CPU. Some may be views of the same memory.
+        taken: The container's key that they were under; empty if they were the whole file.
+        others: Further keys with weights of the same network, which were left (the weights that are not averaged).
+        architecture: What the file calls its network; empty if it does not say.
+        arguments: Arguments of the network that the file gives.
+        preparation: How images are prepared, as far as the file says: ``mean``, ``std``, ``crop_pct``,
+            ``interpolation``.
+        own: The file was written by ``zoo import`` or ``zoo train``, so ``architecture`` is a name of this zoo.
+    """
+
+    tensors: dict[str, Tensor]
+    taken: str = ""
+    others: tuple[str, ...] = ()
+    architecture: str = ""
+    arguments: dict[str, Any] = field(default_factory=dict)
+    preparation: dict[str, Any] = field(default_factory=dict)
+    own: bool = False
 
 
 class StandIn:
@@ -29,50 +63,224 @@ class StandIn:
         pass
 
 
-def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
-    """Read the network's tensors from a checkpoint of one of the papers' scripts.
+def open_checkpoint(path: str | Path) -> Checkpoint:
+    """Read a checkpoint: a safetensors file, or one that ``torch.save`` wrote in either of its formats.
 
-    Containers known: a bare state dict; one under ``state_dict``, ``net`` or ``model`` beside epoch, accuracy,
-    optimizer and recorder; ``params`` and ``stats`` of the symmetry paper, which are joined. Prefixes of wrappers are
-    removed where every key has them, half precision becomes float32.
+    Containers known: a bare state dict; one under ``state_dict_ema`` or ``model_ema`` (averaged weights, preferred as
+    in timm), ``state_dict``, ``model``, ``net`` or ``model_state_dict``, or under a single key of any other name,
+    beside epoch, accuracy, optimizer and recorder; ``params`` and ``stats`` of the symmetry paper, which are joined.
 
     Args:
-        path: The file, as ``torch.save`` wrote it.
+        path: The file.
 
     Raises:
-        WeightError: If the file is not such a checkpoint, is damaged, or names something that cannot be made inert.
+        WeightError: If the file is not such a checkpoint, is damaged, names something that cannot be made inert, or
+            claims tensors that it does not have the bytes for.
     """
-    content = _load(Path(path))
-    if not isinstance(content, dict):
-        raise WeightError(f"{path}: holds a {type(content).__name__}, not a checkpoint.")
-    if isinstance(content.get("params"), dict) and isinstance(content.get("stats"), dict):
-        state = {**content["params"], **content["stats"]}
+    path = Path(path)
+    try:
+        size = path.stat().st_size
+        with open(path, "rb") as file:
+            start = file.read(9)
+    except FileNotFoundError:
+        raise WeightError(f"No such file: {path}") from None
+    except OSError as error:
+        raise WeightError(f"{path}: cannot be read ({error.strerror or error}).") from None
+    if start[8:] == b"{" or path.suffix == ".safetensors":
+        checkpoint = _open_safetensors(path)
     else:
-        inner = [content[key] for key in ("state_dict", "net", "model") if isinstance(content.get(key), dict)]
-        state = inner[0] if inner else content
-    wrong = [key for key, value in state.items() if not isinstance(key, str) or not isinstance(value, Tensor)]
+        checkpoint = _open_pickle(path, size)
+    _check_tensors(checkpoint.tensors, path, size)
+    return checkpoint
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a checkpoint as :func:`open_checkpoint` finds them, each with memory of its own.
+
+    Prefixes of wrappers are removed where every key has them, half precision becomes float32.
+
+    Args:
+        path: The file.
+
+    Raises:
+        WeightError: As :func:`open_checkpoint`.
+    """
+    tensors = without_wrappers(open_checkpoint(path).tensors)
+    while (first := _shared_component(tensors)) in _WRAPPERS:
+        tensors = {name.removeprefix(f"{first}."): tensor for name, tensor in tensors.items()}
+    return {name: single(tensor).detach().clone().contiguous() for name, tensor in tensors.items()}
+
+
+def without_wrappers(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Remove what data parallel, ``torch.compile`` and averaging leave in names, also of parts that were wrapped.
+
+    Args:
+        tensors: Under a file's names.
+
+    Returns:
+        The same without the components ``module`` and ``_orig_mod``, and without the counter of
+        ``torch.optim.swa_utils.AveragedModel``; as they were where two names would become one.
+    """
+    averaged = all(name.startswith("module.") or name == "n_averaged" for name in tensors)
+    kept = {name: tensor for name, tensor in tensors.items() if not (averaged and name == "n_averaged")}
+    renamed = {".".join(p for p in name.split(".") if p not in ("module", "_orig_mod")): name for name in kept}
+    return {new: kept[old] for new, old in renamed.items()} if len(renamed) == len(kept) and "" not in renamed else kept
+
+
+def unwrapped(tensors: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
+    """A state dict, and what it is with one, two, ... leading components removed that all its names share."""
+    found = [without_wrappers(tensors)]
+    while first := _shared_component(found[-1]):
+        found.append({name.removeprefix(f"{first}."): tensor for name, tensor in found[-1].items()})
+    return found
+
+
+def single(tensor: Tensor) -> Tensor:
+    """The tensor in float32 if its precision is lower."""
+    return tensor.float() if tensor.is_floating_point() and tensor.itemsize < 4 else tensor
+
+
+def _shared_component(tensors: Mapping[str, Tensor]) -> str:
+    parts = {name.partition(".")[::2] for name in tensors}
+    firsts = {first for first, _ in parts}
+    return firsts.pop() if len(firsts) == 1 and all(rest for _, rest in parts) else ""
+
+
+# ---- safetensors ----
+
+
+def _open_safetensors(path: Path) -> Checkpoint:
+    try:
+        with safe_open(path, "pt") as file:
+            facts = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except OSError as error:
+        raise WeightError(f"{path}: cannot be read ({error.strerror or error}).") from None
+    except (SafetensorError, ValueError, OverflowError, RuntimeError) as error:
+        raise WeightError(f"{path}: not a safetensors file ({_reason(error)}).") from None
+    if not tensors:
+        raise WeightError(f"{path}: holds no tensors.")
+    if "architecture" not in facts:
+        return Checkpoint(tensors, architecture=facts.get("arch", ""))
+    return Checkpoint(
+        tensors,
+        architecture=facts["architecture"],
+        arguments=_mapping(path, "model_args", facts),
+        preparation=_preparation(_mapping(path, "preparation", facts)),
+        own=True,
+    )
+
+
+def _mapping(path: Path, key: str, facts: Mapping[str, str]) -> dict[str, Any]:
+    try:
+        values = json.loads(facts.get(key, "{}"))
+    except (ValueError, RecursionError):
+        values = None
+    if not isinstance(values, dict):
+        raise WeightError(f"{path}: its {key} are not as zoo import writes them; import the original file again.")
+    return values
+
+
+# ---- pickles ----
+
+
+def _open_pickle(path: Path, size: int) -> Checkpoint:
+    if zipfile.is_zipfile(path):
+        _check_archive(path, size)
+    content = _load(path)
+    if isinstance(content, StandIn):
+        raise WeightError(_whole_network(path, content))
+    if not isinstance(content, Mapping):
+        raise WeightError(f"{path}: holds a {type(content).__name__}, not a checkpoint.")
+    taken, others, state = _state_dict(path, content)
+    args = content.get("args")
+    args = vars(args) if isinstance(args, argparse.Namespace) else args if isinstance(args, dict) else {}
+    identity = content.get("identity")
+    recipe = identity.get("recipe") if isinstance(identity, dict) else None
+    if isinstance(recipe, dict) and isinstance(recipe.get("weight"), str):  # a run of zoo train
+        arch, arguments = recipe["weight"].split(".", 1)[0], recipe.get("model_args")
+        said = {key: recipe.get(key) or None for key in ("mean", "std")}
+    else:
+        arch, arguments, said = content.get("arch"), args.get("model_kwargs"), args
+    return Checkpoint(
+        state,
+        taken,
+        others,
+        arch if isinstance(arch, str) else "",
+        dict(arguments) if isinstance(arguments, dict) else {},
+        _preparation(said),
+        own=isinstance(recipe, dict),
+    )
+
+
+def _state_dict(path: Path, content: Mapping[Any, Any]) -> tuple[str, tuple[str, ...], dict[str, Tensor]]:
+    """The key that the weights are under, the keys of other weights of the same network, and the weights."""
+    if isinstance(content.get("params"), dict) and isinstance(content.get("stats"), dict):
+        return "params and stats", (), _only_tensors(path, {**content["params"], **content["stats"]})
+    for key in (*_EMA, *_PLAIN):
+        if isinstance(content.get(key), StandIn):
+            raise WeightError(_whole_network(path, content[key], key))
+    known = [key for key in (*_EMA, *_PLAIN) if isinstance(content.get(key), Mapping)]
+    if known:
+        return known[0], tuple(known[1:]) if known[0] in _EMA else (), _only_tensors(path, content[known[0]], known[0])
+    if content and all(isinstance(value, Tensor) for value in content.values()):
+        return "", (), _only_tensors(path, content)
+    inner = [key for key, value in content.items() if isinstance(value, Mapping) and _all_tensors(value)]
+    if len(inner) > 1:
+        raise WeightError(
+            f"{path}: holds several state dicts ({', '.join(map(str, inner))}); save the one of the network alone."
+        )
+    if inner:
+        return str(inner[0]), (), _only_tensors(path, content[inner[0]])
+    return "", (), _only_tensors(path, content)
+
+
+def _all_tensors(values: Mapping[Any, Any]) -> bool:
+    return bool(values) and all(isinstance(value, Tensor) for value in values.values())
+
+
+def _only_tensors(path: Path, state: Mapping[Any, Any], key: str = "") -> dict[str, Tensor]:
+    where = f"{path}, {key}" if key else str(path)
+    wrong = [name for name, value in state.items() if not isinstance(name, str) or not isinstance(value, Tensor)]
     if wrong or not state:
-        raise WeightError(f"{path}: {wrong[0] if wrong else 'nothing'} is no tensor; expected a state dict.")
-    for prefix in _PREFIXES:
-        if all(key.startswith(prefix) for key in state):
-            state = {key.removeprefix(prefix): tensor for key, tensor in state.items()}
-            break
-    # detached clones: a file can hold views of one large tensor, or parameters that ask for gradients
-    return {
-        key: (tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor).detach().clone()
-        for key, tensor in state.items()
-    }
+        raise WeightError(f"{where}: {_short(wrong[0]) if wrong else 'nothing'} is no tensor; expected a state dict.")
+    return dict(state)
+
+
+def _whole_network(path: Path, content: StandIn | None = None, key: str = "") -> str:
+    what = f"holds a whole {type(content).__name__ if content else 'network'}" + (f" under {key}" if key else "")
+    return f"{path}: {what}, which only its own code can read. Save its state dict: torch.save(model.state_dict(), ...)"
+
+
+def _preparation(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The entries that say how images are prepared, checked."""
+    found: dict[str, Any] = {}
+    for key in _PREPARATION:
+        value = values.get(key)
+        numbers = list(value) if isinstance(value, list | tuple) else [value]
+        if key == "interpolation":
+            if isinstance(value, str) and value:
+                found[key] = value
+        elif all(isinstance(n, int | float) and not isinstance(n, bool) and abs(n) < 1e3 for n in numbers):
+            found[key] = tuple(numbers) if key in ("mean", "std") else value
+    if not (found.keys() >= {"mean", "std"} and all(found["std"])):  # one without the other is not enough
+        found.pop("mean", None), found.pop("std", None)
+    return found
 
 
 def _load(path: Path) -> Any:
     stand_ins: list[tuple[type, str]] = []
     for _ in range(32):
         try:
-            with torch.serialization.safe_globals(stand_ins):
+            # timm's scripts save their arguments, a Namespace; what torch warns of is an error below, or of no account
+            with torch.serialization.safe_globals([argparse.Namespace, *stand_ins]), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
                 return torch.load(path, map_location="cpu", weights_only=True)
-        except FileNotFoundError:
-            raise WeightError(f"No such file: {path}") from None
         except pickle.UnpicklingError as error:
+            if "Only persistent_load of storage" in str(
+                error
+            ):  # the old format writes the source of its class beside it
+                raise WeightError(_whole_network(path)) from None
             unknown = _UNKNOWN.search(str(error))
             name = unknown and (unknown[1] or unknown[2])
             if not name or name in {n for _, n in stand_ins}:
@@ -83,7 +291,37 @@ def _load(path: Path) -> Any:
     raise WeightError(f"{path}: refused, it names more than 32 unknown classes.")
 
 
+def _check_archive(path: Path, size: int) -> None:
+    """Refuse an archive whose records are longer than the file: torch would allocate what they claim."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            claimed = sum(record.file_size for record in archive.infolist())
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        raise WeightError(f"{path}: cannot be read as a checkpoint ({_reason(error)})") from None
+    if claimed > size:
+        raise WeightError(f"{path}: refused, its records claim {claimed:,} bytes and the file has {size:,}.")
+
+
+def _check_tensors(tensors: Mapping[str, Tensor], path: Path, size: int) -> None:
+    """Refuse what is no array of numbers, or grows when it is copied: a few bytes may claim to be a huge tensor."""
+    seen, total = set(), 0
+    for name, tensor in tensors.items():
+        if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta or tensor.is_complex():
+            raise WeightError(f"{path}: {_short(name)} is not an ordinary dense tensor.")
+        place = (tensor.data_ptr(), tensor.shape, tensor.stride())
+        total += 0 if place in seen else tensor.nbytes  # the same tensor under two names is usual
+        seen.add(place)
+    if total > 2 * size:
+        raise WeightError(f"{path}: refused, its tensors claim {total:,} bytes and the file has {size:,}.")
+
+
+def _short(name: object) -> str:
+    text = str(name)
+    return text if len(text) < 80 else f"{text[:80]}..."
+
+
 def _reason(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    found = [line for line in lines if "Unsupported" in line or "not allowed" in line or "blocked" in line.lower()]
-    return (found or lines or [type(error).__name__])[0][:300]
+    """The line that says what is wrong, without torch's advice to load unsafely."""
+    text = str(error).rpartition("WeightsUnpickler error:")[2].partition(". Please use `torch.serialization")[0]
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return (lines or [type(error).__name__])[0][:300]

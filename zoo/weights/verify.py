@@ -4,7 +4,6 @@ import hashlib
 import os
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
@@ -48,27 +47,6 @@ def parse(content: bytes, path: str | Path) -> dict[str, Tensor]:
         return load(content)
     except (SafetensorError, ValueError, OverflowError, RuntimeError) as error:
         raise WeightError(f"{path}: not a safetensors file ({error}).") from None
-
-
-def load_release(path: Path) -> dict[str, Tensor]:
-    """Read the tensors of an authors' pickled checkpoint, under their own names less ``module.``.
-
-    Only ``weights_only`` loading is used: nothing in the file is executed. The state dict is the mapping of tensors
-    at the top or one level below (files of training scripts keep accuracy and epoch beside it).
-
-    Raises:
-        WeightError: If the file is not such a checkpoint.
-    """
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged or hostile file can raise anything
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise WeightError(f"{path}: not a checkpoint that can be read safely ({reason}).") from None
-    candidates = [content, *content.values()] if isinstance(content, dict) else []
-    for candidate in candidates:
-        if isinstance(candidate, dict) and candidate and all(isinstance(v, Tensor) for v in candidate.values()):
-            return {name.removeprefix("module."): tensor.contiguous() for name, tensor in candidate.items()}
-    raise WeightError(f"{path}: holds no mapping of names to tensors.")
 
 
 def writable_folder(folder: Path) -> Path:

@@ -1,0 +1,42 @@
+"""What the scripts of this folder share: their options, and the table they print."""
+
+import argparse
+import sys
+
+from zoo.errors import ZooError
+from zoo.evaluation.measure import accuracy_table, measure
+from zoo.evaluation.results import write_results
+
+
+def main(description: str, *datasets: str) -> int:
+    """Run a script.
+
+    Args:
+        description: Shown by ``--help``.
+        datasets: Data sets it can measure on; the first is the default.
+
+    Returns:
+        Exit code.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", nargs="+", help="arch.tag, or an architecture for its first weight")
+    parser.add_argument("--dataset", choices=datasets, default=datasets[0])
+    parser.add_argument("--data", required=True, metavar="DIR", help="folder of the data set")
+    parser.add_argument("--batch-size", type=int, default=256, help="images per step (256)")
+    parser.add_argument("--device", default="", help="cpu, cuda, ... (the GPU if there is one)")
+    parser.add_argument("--collapsed", action="store_true", help="measure the networks' collapsed forms")
+    parser.add_argument("--checkpoint", metavar="FILE", help="weights of the one architecture named")
+    parser.add_argument("--results", metavar="FILE", help="also write the figures to FILE.json or FILE.csv")
+    options = vars(parser.parse_args())
+    names, data, file = options.pop("name"), options.pop("data"), options.pop("results")
+    try:
+        if file and not file.endswith((".json", ".csv")):
+            raise ZooError(f"{file}: results are written as .json or .csv; give the file one of these endings.")
+        results = measure(names, options.pop("dataset"), data, **options)
+        print(accuracy_table(results))
+        if file:
+            write_results(results, file)
+    except ZooError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0

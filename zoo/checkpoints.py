@@ -1,0 +1,222 @@
+"""From a file of weights to a network of this zoo: whose names it uses, its sizes, how images are prepared for it."""
+
+import inspect
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from .data.catalog import Dataset
+from .errors import DataError, WeightError
+from .files import write_atomically
+from .models import load_reference
+from .models._reference import differences
+from .registry import check_name, create_model, list_models
+from .weights.convert import safetensors_bytes
+from .weights.importers import Checkpoint, open_checkpoint, single, unwrapped
+
+_PROBES = {"num_classes": (2, 3), "in_chans": (1, 3)}
+"""Arguments whose value is read off the tensors, and two values at which the shapes of a network are compared."""
+
+
+@dataclass(frozen=True)
+class ReadNetwork:
+    """A network with the weights of a file.
+
+    Attributes:
+        model: The network, in eval mode, on the CPU.
+        arch: Its name in this zoo.
+        arguments: What it was created with, beside the name.
+        preparation: How images are prepared, as far as the file says.
+        notes: What was chosen or assumed where the file leaves a choice, a sentence each.
+    """
+
+    model: nn.Module
+    arch: str
+    arguments: dict[str, Any]
+    preparation: dict[str, Any]
+    notes: tuple[str, ...]
+
+
+def read_network(path: str | Path, arch: str, settings: Mapping[str, Any] | None = None) -> ReadNetwork:
+    """Create a network and fill it with the weights of a file, to the last tensor.
+
+    The file may have the zoo's own names or those of the paper's code, inside wrappers such as data parallel and
+    ``torch.compile``; classes and channels are read off its tensors.
+
+    Args:
+        path: Anything :func:`zoo.weights.importers.open_checkpoint` reads.
+        arch: Name of the architecture, without a tag.
+        settings: Arguments of the architecture; they come before what the file says.
+
+    Raises:
+        UnknownNameError: If there is no such architecture.
+        WeightError: If the file cannot be read, or is not of this architecture with these arguments.
+    """
+    check_name(arch)
+    checkpoint, settings = open_checkpoint(path), dict(settings or {})
+    if checkpoint.own and checkpoint.architecture != arch:
+        raise WeightError(f"{path}: holds a {checkpoint.architecture}, not a {arch}: name the architecture it holds.")
+    arguments = _checked(path, {**checkpoint.arguments, **settings})
+    sample = _without_memory(path, arch, arguments)
+    tensors, key_of = _names(sample, checkpoint.tensors)
+    own = all(key == name for name, key in key_of.items())
+    said = checkpoint.architecture
+    arguments = arguments if own else settings  # an authors' file has their words for arguments
+    arguments = {**_sizes(path, arch, arguments, key_of, tensors), **arguments}
+    state = {name: single(tensor) for name, tensor in tensors.items()}
+    try:
+        if own:
+            model = _filled(arch, arguments, _without_memory(path, arch, arguments), state)
+        else:
+            model = load_reference(create_model(arch, **arguments), state)
+    except WeightError as error:
+        hint = f" The file says that it holds a {said}." if said and said != arch else ""
+        raise WeightError(f"{path}: does not fit {arch}: {error}{hint}") from None
+    if own and said != arch and said in list_models() and said != type(model).__name__.lower():  # timm's for a class
+        raise WeightError(f"{path}: says that it holds a {said}, not a {arch}: name the architecture it holds.")
+    return ReadNetwork(model.eval(), arch, arguments, checkpoint.preparation, _notes(checkpoint))
+
+
+def load_checkpoint(path: str | Path, arch: str, dataset: Dataset) -> ReadNetwork:
+    """:func:`read_network`, with images prepared as a data set's unless the file says otherwise.
+
+    Args:
+        path: The file.
+        arch: Name of the architecture, without a tag.
+        dataset: What the network is measured on.
+
+    Raises:
+        WeightError: As :func:`read_network`.
+        DataError: If the network takes images of other channels than this data set's.
+    """
+    read = read_network(path, arch)
+    channels = read.arguments.get("in_chans", read.model.pretrained_cfg["input_size"][0])
+    if channels != dataset.input_size[0]:
+        raise DataError(
+            f"{path}: the network takes images of {channels} channels, {dataset.name} has {dataset.input_size[0]}."
+        )
+    said = {key: v for key, v in read.preparation.items() if key not in ("mean", "std") or len(v) == channels}
+    cfg = {"mean": dataset.mean, "std": dataset.std, "crop_pct": dataset.crop_pct, "interpolation": "bilinear"}
+    read.model.pretrained_cfg.update({"input_size": dataset.input_size, **cfg, **said})
+    source = "as the file says" if "mean" in said else f"as {dataset.name}'s usually are; the file does not say how"
+    mean, std = (", ".join(f"{value:g}" for value in (cfg | said)[key]) for key in ("mean", "std"))
+    note = f"images are prepared {source} (mean {mean}; std {std})"
+    return ReadNetwork(read.model, arch, read.arguments, read.preparation, (*read.notes, note))
+
+
+def write_network(network: ReadNetwork, path: str | Path) -> None:
+    """Write a network as a safetensors file that names its architecture, arguments and preparation of images.
+
+    Args:
+        network: What :func:`read_network` returned.
+        path: The file; its folder is created.
+
+    Raises:
+        WeightError: If it cannot be written.
+    """
+    metadata = {"format": "pt", "architecture": network.arch, "model_args": json.dumps(network.arguments)}
+    if network.preparation:
+        metadata["preparation"] = json.dumps(network.preparation)
+    tensors = {key: tensor.contiguous() for key, tensor in network.model.state_dict().items()}
+    try:
+        write_atomically(safetensors_bytes(tensors, metadata), Path(path))
+    except OSError as error:
+        raise WeightError(f"{path}: cannot be written ({error.strerror or error}).") from None
+
+
+def _checked(path: str | Path, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of a network alone: timm's own could name other files, or ask for other weights."""
+    foreign = sorted(set(arguments) & set(inspect.signature(timm.create_model).parameters))
+    if foreign:
+        raise WeightError(f"{path}: {', '.join(foreign)} in its model_args are not arguments of a network.")
+    try:
+        return json.loads(json.dumps(arguments))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise WeightError(f"{path}: its model_args are no plain values ({error}).") from None
+
+
+def _without_memory(path: str | Path, arch: str, arguments: Mapping[str, Any]) -> nn.Module:
+    """The network on the meta device: names, shapes and types of its tensors, and nothing allocated."""
+    try:
+        with torch.device("meta"):
+            return create_model(arch, **arguments)
+    except (RuntimeError, TypeError, ValueError, ArithmeticError) as error:
+        if not arguments:
+            raise
+        listed = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
+        raise WeightError(f"{path}: does not fit {arch}: {' '.join(str(error).split())[:200]} ({listed})") from None
+
+
+def _names(sample: nn.Module, tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors without their wrappers, and the file's key of each of the network's names.
+
+    Of all ways to read the file, the one that knows most of its keys; if none knows any, the authors'.
+    """
+    own = {name: name for name in sample.state_dict()}
+    namings = [own]
+    if hasattr(sample, "reference_key"):
+        namings.append({name: sample.reference_key(name) for name in own})
+    ways = [(state, key_of) for state in unwrapped(tensors) for key_of in namings]
+    known = [len(state.keys() & set(key_of.values())) for state, key_of in ways]
+    return ways[known.index(max(known))] if any(known) else ways[len(namings) - 1]
+
+
+def _sizes(
+    path: str | Path,
+    arch: str,
+    arguments: Mapping[str, Any],
+    key_of: Mapping[str, str],
+    tensors: Mapping[str, Tensor],
+) -> dict[str, int]:
+    """Classes and channels of a file, read off the first of its tensors whose shape depends on them.
+
+    Which these are is seen by creating the network with two different values; so it does not matter how a family
+    names its layers, or whether their weights are made.
+    """
+    sizes = {}
+    for argument, values in _PROBES.items():
+        if argument in arguments:
+            continue
+        one, two = (_shapes(_without_memory(path, arch, {**arguments, argument: value})) for value in values)
+        for name in (name for name in key_of if name in one and name in two):
+            axes = [axis for axis, (a, b) in enumerate(zip(one[name], two[name], strict=True)) if a != b]
+            tensor = tensors.get(key_of[name])
+            if len(axes) != 1 or tensor is None or tensor.dim() != len(one[name]):
+                continue
+            per, rest = divmod(one[name][axes[0]], values[0])
+            if rest or two[name][axes[0]] != per * values[1] or tensor.shape[axes[0]] % per:
+                continue
+            sizes[argument] = tensor.shape[axes[0]] // per
+            break
+    return sizes
+
+
+def _shapes(model: nn.Module) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in model.state_dict().items()}
+
+
+def _filled(arch: str, arguments: Mapping[str, Any], sample: nn.Module, state: dict[str, Tensor]) -> nn.Module:
+    """The network with a state dict of its own names; nothing is allocated before all of them fit."""
+    expected = sample.state_dict()
+    problems = differences(expected, state)
+    if problems:
+        raise WeightError(
+            f"{problems}. If it was built with other arguments: zoo import FILE --as {arch} --set KEY=VALUE."
+        )
+    model = create_model(arch, **arguments)
+    counters = {name: torch.zeros_like(t) for name, t in model.state_dict().items() if name not in state}
+    model.load_state_dict({**state, **counters}, strict=True)
+    return model
+
+
+def _notes(checkpoint: Checkpoint) -> tuple[str, ...]:
+    if not checkpoint.others:
+        return ()
+    left = " and ".join(checkpoint.others)
+    return (f"the averaged weights ({checkpoint.taken}) were taken, as timm does, and {left} left",)
