@@ -36,8 +36,8 @@ from torch import Tensor, nn  # noqa: E402
 
 import zoo  # noqa: E402
 from zoo.data import load_arrays  # noqa: E402
-from zoo.data.text import load_text  # noqa: E402
 from zoo.evaluation.validate import validate  # noqa: E402
+from zoo.language.data import load_text  # noqa: E402
 from zoo.training.recipe import Recipe, load_recipe  # noqa: E402
 
 ZOO = [sys.executable, "-m", "zoo"]

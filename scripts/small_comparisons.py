@@ -21,11 +21,12 @@ sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 from small_comparisons_page import write_page  # noqa: E402
 
 import zoo  # noqa: E402
-from zoo.cli.language import measure  # noqa: E402
 from zoo.evaluation.validate import validate  # noqa: E402
 from zoo.files import write_atomically  # noqa: E402
+from zoo.language.perplexity import measure_run  # noqa: E402
+from zoo.language.recipe import load_language_recipe  # noqa: E402
+from zoo.language.train import train_language  # noqa: E402
 from zoo.training import loop  # noqa: E402
-from zoo.training.language import load_language_recipe, train_language  # noqa: E402
 from zoo.training.recipe import load_recipe  # noqa: E402
 from zoo.training.stage import network_of, read_run  # noqa: E402
 
@@ -88,7 +89,7 @@ def language(name: str, seed: int, data: str, run: Path) -> dict[str, Any]:
     """
     changes = {"epochs": EPOCHS["language"]} | ({"seed": seed} if seed else {})
     model = train_language(load_language_recipe(LANGUAGE[name], changes), data, run, resume=True, device="cpu")
-    found = [measure(run, data, collapse=collapse, device="cpu") for collapse in (False, True)]
+    found = [measure_run(run, data, collapse=collapse, device="cpu") for collapse in (False, True)]
     log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     return {
         "recipe": LANGUAGE[name],

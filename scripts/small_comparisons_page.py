@@ -9,8 +9,8 @@ from typing import Any
 from results_page import over_seeds, table
 
 from zoo.extras import headless_pyplot
+from zoo.language.recipe import load_language_recipe
 from zoo.training.comparison import published_of
-from zoo.training.language import load_language_recipe
 from zoo.training.recipe import load_recipe
 from zoo.weights.manifest import manifest
 

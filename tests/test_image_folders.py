@@ -23,9 +23,9 @@ from zoo.evaluation.validate import validate
 from zoo.reparam.export import export
 from zoo.training import checkpoint, loop
 from zoo.training.data import load_splits
+from zoo.training.distributed import Processes
 from zoo.training.folders import held_out_transform, train_transform
 from zoo.training.learner import Learner, build_network, load_run
-from zoo.training.processes import Processes
 from zoo.training.recipe import RECIPES, Recipe, load_recipe, read_recipe
 from zoo.training.schedule import rate_table
 

@@ -18,12 +18,16 @@ import zoo
 from conftest import data_folder
 from interruption import kill_after_checkpoint
 from zoo.cli import main
-from zoo.data.text import EOS, PADDING, TEXT_DATASETS, as_columns, get_text_dataset, load_split, load_text
-from zoo.evaluation.perplexity import perplexity
+from zoo.language import run as runs
+from zoo.language import train as training
+from zoo.language.data import EOS, PADDING, TEXT_DATASETS, as_columns, get_text_dataset, load_split, load_text
+from zoo.language.perplexity import load_best_model, perplexity
+from zoo.language.recipe import LanguageRecipe, load_language_recipe
+from zoo.language.train import train_language
 from zoo.training import checkpoint as checkpoints
-from zoo.training import language, language_run
-from zoo.training.language import LanguageRecipe, load_language_recipe, load_run, train_language
+from zoo.training.curve import plot_curve
 from zoo.training.recipe import recipe_names
+from zoo.training.used_code import used_code
 
 LINE = "the cat sat on a mat and\nthen it ran to its small house .\n"  # every word but <eos> says which one follows
 
@@ -218,8 +222,8 @@ def test_a_run_in_parts_equals_a_whole_one(data, tmp_path, monkeypatch, changes)
         clock[0] += 1
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(language_run.nn.utils, "clip_grad_norm_", tick)
-    monkeypatch.setattr(language.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(runs.nn.utils, "clip_grad_norm_", tick)
+    monkeypatch.setattr(training.time, "monotonic", lambda: clock[0])
     stops = []
     for budget in (5, 9, 60):  # steps; an epoch has 29
         train_language(settings, data, tmp_path / "parts", resume=True, device="cpu", budget=budget)
@@ -245,7 +249,7 @@ def test_a_budget_that_ends_in_the_first_epoch_returns_the_model_as_it_is(data, 
     assert same(model.state_dict(), state["model"])
     assert not model.training
     with pytest.raises(zoo.ZooError, match=r"no model\.safetensors: .*one epoch or more"):
-        load_run(tmp_path / "run")
+        load_best_model(tmp_path / "run")
 
 
 @pytest.fixture
@@ -295,8 +299,8 @@ def test_another_run_is_not_resumed(data, tmp_path, monkeypatch):
         with pytest.raises(zoo.ZooError, match=r"other versions \(zoo '.*', here '99'\)"):
             resume()
     with monkeypatch.context() as patch:
-        patch.setattr(language, "CODE", (*language.CODE, "errors.py"))
-        with pytest.raises(zoo.ZooError, match=r"other code \(errors\.py\)"):
+        patch.setattr(training, "used_code", lambda *parts: {**used_code(*parts), "makers/symmetric.py": "0"})
+        with pytest.raises(zoo.ZooError, match=r"other code \(makers/symmetric\.py\).*--force"):
             resume()
     (data / "train.txt").write_text(LINE * 59)
     with pytest.raises(zoo.ZooError, match="a run on other data"):
@@ -304,6 +308,22 @@ def test_another_run_is_not_resumed(data, tmp_path, monkeypatch):
     (tmp_path / "run" / "checkpoint.pt").write_bytes(b"PK half")
     with pytest.raises(zoo.ZooError, match=r"checkpoint\.pt: not a checkpoint"):
         resume()
+
+
+def test_changed_code_is_forced_and_the_log_says_so(data, tmp_path):
+    run, common = tmp_path / "run", ("--data", data, "--device", "cpu")
+    sizes = {"embedding_size": 12, "hidden_size": 12, "epochs": 2, "steps": 9, "columns": 4}
+    settings = [word for key, value in sizes.items() for word in ("--set", f"{key}={value}")]
+    command = ["train", "symm_lstm_wikitext2", *common, "--output", run, *settings]
+    run_command(*command, "--budget", "0.001")
+    state = torch.load(run / "checkpoint.pt", weights_only=True)
+    state["identity"]["code"]["language/network.py"] = "0"
+    torch.save(state, run / "checkpoint.pt")
+    assert main([str(word) for word in [*command, "--force"]]) == 1, "it belongs to --resume"
+    assert main([str(word) for word in [*command, "--resume"]]) == 1
+    run_command(*command, "--resume", "--force")
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    assert [line.get("forced") for line in lines] == [["other code: language/network.py"], None]
 
 
 def test_a_run_of_images_is_not_resumed_as_a_language_model(data, tmp_path):
@@ -321,7 +341,7 @@ def test_several_processes_are_refused(data, tmp_path, monkeypatch):
 
 def test_the_rate_falls_and_the_best_model_is_kept(data, tmp_path, monkeypatch):
     losses, states = iter([3.0, 2.0, 2.0, 1.5, 1.6]), []
-    real = language_run.perplexity
+    real = runs.perplexity
 
     def scripted(model, *args, **kwargs):
         states.append({key: tensor.clone() for key, tensor in model.state_dict().items()})
@@ -329,7 +349,7 @@ def test_the_rate_falls_and_the_best_model_is_kept(data, tmp_path, monkeypatch):
         loss = next(losses)
         return type(result)(math.exp(loss), loss, result.n, result.words_per_second)
 
-    monkeypatch.setattr(language_run, "perplexity", scripted)
+    monkeypatch.setattr(runs, "perplexity", scripted)
     best = train_language(recipe(epochs=5, lr=8.0), data, tmp_path / "run", device="cpu")
     log = checkpoint(tmp_path / "run")["position"]["log"]
     assert [line["lr"] for line in log] == [8.0, 8.0, 8.0, 2.0, 2.0]
@@ -345,7 +365,7 @@ def test_a_step_is_clipped_plain_gradient_descent(data):
     model = settings.build(len(text.words))
     before = nn.utils.parameters_to_vector(model.parameters()).detach().clone()
     pieces = [as_columns(text.splits["train"], settings.columns, text.words.index(EOS))]
-    run = language_run.Run(settings, model, pieces, Path("unused"), {})
+    run = runs.Run(settings, model, pieces, Path("unused"), {})
     assert run.train_epoch(math.inf, tqdm(disable=True))
     step = nn.utils.parameters_to_vector(model.parameters()) - before
     assert step.norm().item() == pytest.approx(2.0 * 1e-3, rel=1e-3)
@@ -363,7 +383,7 @@ def test_a_loss_that_is_not_finite_stops_with_the_last_good_checkpoint(data, tmp
         if len(steps) == 40:  # in the second epoch
             parameters[0].grad.fill_(math.nan)
 
-    monkeypatch.setattr(language_run.nn.utils, "clip_grad_norm_", spoil)
+    monkeypatch.setattr(runs.nn.utils, "clip_grad_norm_", spoil)
     with pytest.raises(zoo.ZooError, match=r"loss is nan at epoch 2, step 1[23].*last good checkpoint, .* is kept"):
         train_language(recipe(), data, tmp_path / "run", device="cpu")
     state = checkpoint(tmp_path / "run")
@@ -403,7 +423,7 @@ def test_the_curve_is_drawn(data, tmp_path):
     train_language(recipe(), data, tmp_path / "run", resume=True, device="cpu")
     content = (tmp_path / "run" / "curve.png").read_bytes()
     assert content.startswith(b"\x89PNG")
-    language.plot_curve([{"epoch": 1, "loss": 5000.0, "valid_perplexity": 1e40, "lr": 1.0}], tmp_path / "x.png", "huge")
+    plot_curve({"validation": [1e40]}, [1.0], tmp_path / "x.png", "huge", "perplexity", log=True)
     assert (tmp_path / "x.png").read_bytes() != content
 
 
@@ -434,9 +454,9 @@ def test_a_damaged_run_is_one_clear_sentence(data, tmp_path):
     ):
         (run / name).write_bytes(content)
         with pytest.raises(zoo.ZooError, match=message):
-            load_run(run)
+            load_best_model(run)
         (run / name).write_bytes(good[name])
-    load_run(run)
+    load_best_model(run)
 
 
 # Recipes and commands
@@ -516,7 +536,7 @@ def test_the_commands(data, tmp_path, capsys, caplog):
     run_command("train", "symm_lstm_wikitext2", *common, "--output", run, *settings)
     assert "The train split has 1,020 words, that of WikiText-2 has 2,088,628" in caplog.text
     run_command("train", "symm_lstm_wikitext2", *common, "--output", run, *settings, "--resume")
-    model, words, loaded = load_run(run)
+    model, words, loaded = load_best_model(run)
     assert (words, loaded.epochs, model.rnn.hidden_size) == (load_text(data).words, 2, 12)
     capsys.readouterr()
     measured = []

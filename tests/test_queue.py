@@ -39,7 +39,7 @@ def script(name):
 @pytest.fixture
 def data(tmp_path, monkeypatch):
     """A training set of 100 of the bundled images; no curves are drawn of it."""
-    monkeypatch.setattr("zoo.training.stage.plot_curve", lambda *_: None)
+    monkeypatch.setattr("zoo.training.curve.plot_loss", lambda *_: None)
     folder = tmp_path / "data"
     folder.mkdir()
     for path in SAMPLE.glob("*.gz"):

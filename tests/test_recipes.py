@@ -14,11 +14,11 @@ import zoo
 from conftest import ROOT
 from zoo.cli import main
 from zoo.data import get_dataset
+from zoo.language.recipe import load_language_recipe
 from zoo.training.comparison import comparison, published_of, twins_of
 from zoo.training.data import Images
-from zoo.training.language import load_language_recipe
+from zoo.training.distributed import Processes
 from zoo.training.learner import Learner, build_network
-from zoo.training.processes import Processes
 from zoo.training.recipe import Recipe, load_recipe, recipe_names, task_of
 from zoo.training.schedule import make_optimizer, make_schedule, momentum_restarts
 from zoo.training.sparsity import METHODS

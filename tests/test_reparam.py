@@ -160,7 +160,7 @@ def test_data_type_is_kept(name, dtype):
 
 
 def test_symmetric_recurrent_layers_become_torchs_own():
-    from zoo.models.symm_rnn import SymmGRU, SymmLSTM
+    from zoo.language import SymmGRU, SymmLSTM
 
     for cls, plain_cls in ((SymmLSTM, nn.LSTM), (SymmGRU, nn.GRU)):
         rnn = cls(12, 12, num_layers=2).double().eval()

@@ -15,10 +15,10 @@ from zoo.evaluation.validate import validate
 from zoo.makers import learned_of, maker_of
 from zoo.training import loop
 from zoo.training import stage as staging
-from zoo.training import storage as storing
+from zoo.training import staged_files as storing
 from zoo.training.comparison import paper_result
 from zoo.training.recipe import load_recipe
-from zoo.training.storage import store
+from zoo.training.staged_files import store
 from zoo.weights.manifest import manifest
 from zoo.weights.packed import unpack
 from zoo.weights.verify import sha256_of
@@ -95,7 +95,7 @@ def test_a_staged_weight_is_whole(place):
 
 def test_two_stagings_side_by_side_lose_nothing(place, monkeypatch):
     """The second one begins and ends while the first one measures."""
-    first, plot = place.run(SPARSE), staging.plot_curve
+    first, plot = place.run(SPARSE), staging.plot_loss
     place.manifest.write_text(json.dumps(manifest()))
 
     def meanwhile(*args):
@@ -106,7 +106,7 @@ def test_two_stagings_side_by_side_lose_nothing(place, monkeypatch):
         )
         plot(*args)
 
-    monkeypatch.setattr(staging, "plot_curve", meanwhile)
+    monkeypatch.setattr(staging, "plot_loss", meanwhile)
     place.stage(first)
     names = json.loads(place.manifest.read_text())["weights"]
     assert {"lrunet1_100.b_c10", "sparse_mlp_300_100.trial_fmnist"} < names.keys()

@@ -1,11 +1,14 @@
 """Training: it learns, resumes to the bit, refuses what does not fit, and leaves good files behind."""
 
 import errno
+import importlib
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,12 +19,14 @@ import zoo
 from interruption import Stopped, crash_at, kill_after_checkpoint, same
 from zoo.cli.demo import SAMPLE
 from zoo.training import checkpoint, loop
+from zoo.training import used_code as used
 from zoo.training.augment import augment, cut_out
-from zoo.training.data import load_split
+from zoo.training.data import load_splits
+from zoo.training.distributed import Processes
 from zoo.training.learner import Learner, build_network
-from zoo.training.processes import Processes
 from zoo.training.recipe import Recipe, load_recipe
 from zoo.training.schedule import make_optimizer, make_schedule
+from zoo.training.used_code import PACKAGE, ROOMS, used_code
 
 
 @pytest.fixture
@@ -122,9 +127,9 @@ def test_what_differs_is_not_resumed(data, tmp_path, monkeypatch):
         resume()
     monkeypatch.undo()
     state = checkpoint.load(folder / "checkpoint.pt")
-    state["identity"]["code"]["makers/shared.py"] = "0"
+    state["identity"]["code"]["models/lrunet.py"] = "0"
     torch.save(state, folder / "checkpoint.pt")
-    with pytest.raises(zoo.ZooError, match=r"other code \(makers/shared\.py\)"):
+    with pytest.raises(zoo.ZooError, match=r"other code \(models/lrunet\.py\)"):
         resume()
     labels = data / "train-labels-idx1-ubyte.gz"
     content = zoo.data.arrays.read_idx(labels).copy()
@@ -135,6 +140,100 @@ def test_what_differs_is_not_resumed(data, tmp_path, monkeypatch):
     )
     with pytest.raises(zoo.ZooError, match="on other data"):
         resume()
+
+
+def mlp(**changes) -> Recipe:
+    return Recipe("sparse_mlp_300_100.t_fmnist", "fashion-mnist", **{"lr": 0.05, "batch_size": 200, **changes})
+
+
+def change_code(run, path="models/sparse_mlp.py"):
+    state = checkpoint.load(run / "checkpoint.pt")
+    state["identity"]["code"][path] = "0"
+    state["identity"]["versions"]["torch"] = "1.0"
+    torch.save(state, run / "checkpoint.pt")
+
+
+def test_changed_code_is_forced_and_the_log_says_so(data, tmp_path, caplog):
+    whole = loop.train(mlp(epochs=2), data, tmp_path / "whole", device="cpu")
+    loop.train(mlp(epochs=2), data, tmp_path / "run", device="cpu", budget=1e-6)
+    change_code(tmp_path / "run")
+    with pytest.raises(zoo.ZooError, match=r"other versions \(torch '1\.0', here .*--force"):
+        loop.train(mlp(epochs=2), data, tmp_path / "run", resume=True, device="cpu")
+    options = {"resume": True, "force": True, "device": "cpu"}
+    loop.train(mlp(epochs=2), data, tmp_path / "run", budget=1e-6, **options)  # the epoch is not over yet
+    (warning,) = caplog.messages
+    assert "in spite of torch '1.0', here" in warning and "other code: models/sparse_mlp.py" in warning
+    assert "\n" not in warning
+    forced = loop.train(mlp(epochs=2), data, tmp_path / "run", resume=True, device="cpu")  # now it is this code's
+    lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").open()]
+    assert [line.get("forced", [])[1:] for line in lines] == [["other code: models/sparse_mlp.py"], []]
+    assert same(whole.state_dict(), forced.state_dict()), "nothing but the identity differed"
+
+
+def test_what_a_run_records_once_is_not_forced(data, tmp_path):
+    options = {"resume": True, "force": True, "device": "cpu"}
+    loop.train(mlp(epochs=1), data, tmp_path / "run", device="cpu")
+    with pytest.raises(zoo.ZooError, match=r"another recipe \(lr 0\.05, here 0\.01\); choose another --output[^;]*$"):
+        loop.train(mlp(epochs=1, lr=0.01), data, tmp_path / "run", **options)
+    state = checkpoint.load(tmp_path / "run" / "checkpoint.pt")
+    good = dict(state["model"])
+    state["model"].popitem()
+    torch.save(state, tmp_path / "run" / "checkpoint.pt")
+    with pytest.raises(zoo.ZooError, match="does not fit this network or code") as caught:
+        loop.train(mlp(epochs=1), data, tmp_path / "run", **options)
+    assert "\n" not in str(caught.value)
+    state["model"], state["identity"]["machine"]["processes"] = good, 2
+    torch.save(state, tmp_path / "run" / "checkpoint.pt")
+    with pytest.raises(zoo.ZooError, match=r"another kind of machine \(processes 2, here 1\)"):
+        loop.train(mlp(epochs=1), data, tmp_path / "run", **options)
+
+
+FAMILY = {
+    "ge_resnet18": "paradise",
+    "lrunet1_100": "lrunet",
+    "sparse_mlp_300_100": "sparse",
+    "sparse_wrn_16_1": "sparse",
+    "swrn_16_1_2": "sharing",
+    "symm_wrn_16_1": "symmetry",
+}
+
+
+@pytest.mark.parametrize("arch", FAMILY)
+def test_a_run_depends_on_the_code_of_its_own_family_alone(arch):
+    method = {"method": "set", "method_options": {"period": 1, "fraction": 0.1}} if arch == "sparse_wrn_16_1" else {}
+    r, ran = Recipe(f"{arch}.test_c10", "cifar10", **method), set()
+    importlib.import_module("zoo.training.sparsity")  # loading it while a profile is taken would count
+    sys.setprofile(lambda frame, event, argument: ran.add(frame.f_code.co_filename))
+    try:
+        network = build_network(r, ALONE.device)
+        learner = Learner(r, 1, ALONE, network)
+        learner.step(torch.randn(2, 3, 28, 28), torch.arange(2), 0, 0)
+        learner.end_epoch(0)
+    finally:
+        sys.setprofile(None)
+    ran = {Path(file).relative_to(PACKAGE).as_posix() for file in ran if PACKAGE in Path(file).parents}
+    ran = {path for path in ran if path.split("/")[0] in ROOMS and not path.endswith("__init__.py")}
+    code = used_code("zoo.training.loop", network, *filter(None, [learner.method]))
+    assert ran <= code.keys(), "all that ran counts"
+    families = [names for family, names in zoo.models.FAMILIES.items() if family != FAMILY[arch]]
+    others = {f"models/{name}.py" for names in families for name in names}
+    assert not others & code.keys(), "an edit in another family is none of this run's concern"
+    assert ("training/sparsity/reallocate.py" in code) == bool(method)
+    assert not {f"training/{name}.py" for name in ("stage", "queue", "queue_run", "staged_files")} & code.keys()
+
+
+def test_an_edit_counts_for_the_runs_that_import_it(tmp_path, monkeypatch):
+    shutil.copytree(PACKAGE, tmp_path / "zoo", ignore=shutil.ignore_patterns("hub", "data", "__pycache__"))
+    monkeypatch.setattr(used, "PACKAGE", tmp_path / "zoo")
+    networks = {arch: zoo.create_model(arch) for arch in ("lrunet1_100", "swrn_16_1_2")}
+    before = {arch: used_code("zoo.training.learner", network) for arch, network in networks.items()}
+    for path, concerned in (("models/lrunet.py", ["lrunet1_100"]), ("makers/shared.py", ["swrn_16_1_2"]),
+                            ("training/schedule.py", [*networks]), ("makers/lowrank.py", [])):  # fmt: skip
+        with open(tmp_path / "zoo" / path, "a") as file:
+            file.write("# edited\n")
+        now = {arch: used_code("zoo.training.learner", network) for arch, network in networks.items()}
+        assert [arch for arch in networks if now[arch] != before[arch]] == concerned
+        before = now
 
 
 def test_a_loss_that_is_not_finite_stops_with_the_last_good_checkpoint(data, tmp_path, monkeypatch):
@@ -194,12 +293,12 @@ def test_a_budget_stops_between_steps(data, tmp_path):
 
 def test_held_out_images_are_not_trained_on(data):
     r = recipe(held_out=300)
-    train, held = (load_split(r, data, split, torch.device("cpu")) for split in ("train", "held-out"))
+    train, held = load_splits(r, data, ALONE.device)[0].values()
     assert (len(train), len(held)) == (700, 300)
-    everything = load_split(recipe(), data, "train", torch.device("cpu"))
+    everything = load_splits(recipe(), data, ALONE.device)[0]["train"]
     pixels = torch.cat([train.images, held.images]).flatten(1).sum(1).sort().values
     assert torch.equal(pixels, everything.images.flatten(1).sum(1).sort().values)
-    again = load_split(r, data, "held-out", torch.device("cpu"))
+    again = load_splits(r, data, ALONE.device)[0]["held-out"]
     assert torch.equal(again.images, held.images)
 
 
@@ -288,20 +387,20 @@ def test_half_precision_scales_the_loss():
 
 
 def test_splits_by_position(data):
-    everything = load_split(recipe(), data, "train", ALONE.device)
+    everything = load_splits(recipe(), data, ALONE.device)[0]["train"]
     assert len(everything) == 1000
     images, labels = zoo.data.load_arrays("fashion-mnist", data, "train")
-    last = load_split(recipe(held_out=50, held_out_from="last"), data, "held-out", ALONE.device)
+    last = load_splits(recipe(held_out=50, held_out_from="last"), data, ALONE.device)[0]["held-out"]
     assert torch.equal(last.images, torch.from_numpy(images[-50:]))
     assert torch.equal(last.labels, torch.from_numpy(labels[-50:]))
     with pytest.raises(zoo.ZooError, match="choose fewer"):
-        load_split(recipe(held_out=1000), data, "train", ALONE.device)
+        load_splits(recipe(held_out=1000), data, ALONE.device)[0]["train"]
 
 
 RECORDING = """
 import sys, torch
 from zoo.cli import main
-from zoo.training.processes import Processes
+from zoo.training.distributed import Processes
 real, seen = Processes.slice, []
 def recorded(self, batch):
     part = real(self, batch)

@@ -20,7 +20,7 @@ from loopback import Server, running
 from zoo.cli import main
 from zoo.cli.demo import SAMPLE
 from zoo.evaluation.validate import validate
-from zoo.training.storage import LIMIT
+from zoo.training.staged_files import LIMIT
 from zoo.weights.card import model_card
 from zoo.weights.convert import safetensors_bytes
 from zoo.weights.fetch import cached_file, fetch

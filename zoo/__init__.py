@@ -4,6 +4,7 @@
 each weight's sha256 checked against the manifest.
 """
 
+from . import language
 from .density import density_report
 from .errors import DataError, HashMismatchError, UnknownNameError, WeightError, ZooError
 from .layers.paradise import approximate_static
@@ -38,6 +39,7 @@ __all__ = [
     "describe_entry",
     "equivalence_record",
     "expand",
+    "language",
     "list_models",
     "load_collapsed",
     "load_reference",

@@ -21,7 +21,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         Exit code.
     """
-    from . import convert, demo, evaluate, hub, language, listing, recipes, train, weights
+    from ..language import commands as language
+    from . import convert, demo, evaluate, hub, listing, recipes, train, weights
 
     parser = argparse.ArgumentParser(prog="zoo", description="Parameter-efficient CNNs with verified weights.")
     parser.add_argument("--version", action="version", version=f"zoo {__version__}")

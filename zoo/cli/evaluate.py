@@ -4,14 +4,14 @@ import argparse
 import json
 
 from ..data.catalog import DATASETS, get_dataset
-from ..data.text import TEXT_DATASETS
 from ..errors import ZooError
 from ..evaluation.measure import accuracy_table, measure
 from ..evaluation.predict import class_names, predict
 from ..evaluation.results import write_results
+from ..language.commands import validate_runs
+from ..language.data import TEXT_DATASETS
 from ..registry import check_name, create_model
 from ..weights.manifest import facts, full_name
-from .language import validate_runs
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:

@@ -25,6 +25,11 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="replace a value of the recipe")
     parser.add_argument("--resume", action="store_true", help="go on with the run in --output")
     parser.add_argument(
+        "--force",
+        action="store_true",
+        help="with --resume: go on although the code or versions have changed since; the log notes it",
+    )
+    parser.add_argument(
         "--queue",
         nargs="?",
         const="",
@@ -87,17 +92,20 @@ def _train(options: argparse.Namespace) -> None:
         raise ZooError(f"zoo train {options.recipe} needs --data DIR, the data set, and --output DIR, for the run.")
     if len(options.data) > 1 or options.longest:
         raise ZooError("More than one --data, and --longest, belong to --queue.")
+    if options.force and not options.resume:
+        raise ZooError("--force belongs to --resume: it goes on with a run although code or versions have changed.")
     settings, (data,) = parse_settings(options.set), options.data
     if task_of(options.recipe) == "language":
-        from ..training.language import load_language_recipe, train_language
+        from ..language.recipe import load_language_recipe
+        from ..language.train import train_language
 
         recipe = load_language_recipe(options.recipe, settings)
-        train_language(recipe, data, options.output, options.resume, options.device, options.budget)
+        train_language(recipe, data, options.output, options.resume, options.device, options.budget, options.force)
     else:
         from ..training.loop import train
 
         recipe = load_recipe(options.recipe, settings)
-        train(recipe, data, options.output, options.resume, options.device, options.budget)
+        train(recipe, data, options.output, options.resume, options.device, options.budget, options.force)
     print(options.output)
 
 
@@ -105,7 +113,7 @@ def _train_queue(options: argparse.Namespace) -> None:
     from ..training.queue import QUEUE, load_queue
     from ..training.queue_run import data_folders, run_queue
 
-    if options.recipe or options.set or options.resume:
+    if options.recipe or options.set or options.resume or options.force:
         raise ZooError("--queue takes recipes and values from its file and always goes on: leave the others out.")
     if not options.data:
         raise ZooError("--queue needs the data sets that are there, each by its name: --data cifar10=DIR.")

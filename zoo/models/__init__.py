@@ -14,7 +14,6 @@ from . import (
     swrn,
     swrn_imagenet,
     symm_resnet,
-    symm_rnn,
     symm_wrn,
 )
 from ._reference import create_reference, load_reference
@@ -44,6 +43,5 @@ __all__ = [
     "swrn",
     "swrn_imagenet",
     "symm_resnet",
-    "symm_rnn",
     "symm_wrn",
 ]

@@ -1,13 +1,14 @@
 """Checkpoints: everything a run needs to go on bit for bit, and the refusal of what does not belong to it.
 
-Image networks and language models share this module; their checkpoints differ in the code that decides a run only.
+Image networks and language models share this module.
 """
 
-import hashlib
 import io
+import logging
 import os
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,19 +23,18 @@ from ..version import __version__
 FREE = ("checkpoint_every", "workers")
 """Keys of a recipe that may change between the parts of a run, for they do not change its result."""
 
-IMAGE_CODE = (
-    "makers/*.py",
-    "layers/*.py",
-    "models/*.py",
-    "data/arrays.py",
-    "data/catalog.py",
-    "data/images.py",
-    "training/sparsity/*.py",
-    *(f"training/{name}.py" for name in ("augment", "data", "folders", "learner", "loop", "processes", "schedule")),
-)
-"""Code that decides what an image network's run computes, as patterns within the package."""
+FORCED = ("versions", "code")
+"""Parts of a run's identity that may differ where a user insists."""
 
-_PACKAGE = Path(__file__).resolve().parent.parent
+_PARTS = {
+    "recipe": "with another recipe",
+    "data": "on other data",
+    "machine": "with another kind of machine",
+    "versions": "with other versions",
+    "code": "with other code",
+}
+_ADVICE = "choose another --output, or restore what the run began with"
+_LOGGER = logging.getLogger(__name__)
 
 
 class AnyRecipe(Protocol):
@@ -45,59 +45,87 @@ class AnyRecipe(Protocol):
 
 
 def identity(
-    recipe: AnyRecipe,
-    data_sha256: str,
-    device: torch.device,
-    processes: int = 1,
-    code: Sequence[str] = IMAGE_CODE,
+    recipe: AnyRecipe, data_sha256: str, device: torch.device, processes: int, code: Mapping[str, str]
 ) -> dict[str, Any]:
-    """What must be the same for a run to go on: recipe, data, machine kind, versions and code.
+    """What a run depends on: recipe, data, kind of machine, versions and code.
 
     Args:
         recipe: The run's recipe.
         data_sha256: Of the training set.
-        device: Its type decides.
+        device: Its type counts.
         processes: Their number.
-        code: Files that decide what the run computes, as patterns within the package.
+        code: sha256 by file, see :func:`zoo.training.used_code.used_code`.
     """
     plain = recipe.to_dict()
     for key in ("start", "masks_from"):  # where that run lies may change while this one goes on
         if plain.get(key):
             plain[key] = Path(plain[key]).name
-    files = sorted(path for pattern in code for path in _PACKAGE.glob(pattern))
     return {
         "recipe": {key: value for key, value in plain.items() if key not in FREE},
         "data": data_sha256,
         "machine": {"device": device.type, "processes": processes},
         "versions": {"zoo": __version__, "torch": str(torch.__version__), "timm": timm.__version__},
-        "code": {str(p.relative_to(_PACKAGE)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files},
+        "code": dict(code),
     }
 
 
-def check_identity(stored: Mapping[str, Any], present: Mapping[str, Any], folder: Path) -> None:
+def check_identity(
+    stored: Mapping[str, Any] | None, present: Mapping[str, Any], folder: Path, force: bool = False
+) -> list[str]:
     """Refuse to go on with a run under other conditions.
 
+    Other versions or code may be forced: they may change what follows, and the log tells so. Another recipe, other
+    data or another machine may not: the run's files name one of each, which would be wrong for a part of it.
+
+    Args:
+        stored: Identity in the run's checkpoint; None or empty in those of old versions.
+        present: What the run would go on with.
+        folder: Of the run.
+        force: Go on with other versions or other code.
+
+    Returns:
+        What was forced, such as ``torch '2.11.0', here '2.14.0'``.
+
     Raises:
-        ZooError: If anything differs; the message names it.
+        ZooError: If anything else differs, or something does and ``force`` is not set; the message names it.
     """
-    advice = "choose another --output, or restore what the run began with"
     if not stored:
-        raise ZooError(f"{folder}: its checkpoint is of an older version of the zoo and cannot be resumed; {advice}.")
-    for part in ("recipe", "data", "machine", "versions", "code"):
-        old, new = stored[part], present[part]
-        if part == "data":
-            if old != new:
-                raise ZooError(f"{folder} holds a run on other data (sha256 {old[:12]}, here {new[:12]}); {advice}.")
-            continue
-        different = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
-        if not different:
-            continue
-        what = {"recipe": "another recipe", "machine": "another kind of machine"}.get(part, f"other {part}")
-        if part == "code":
-            names = ", ".join(different[:6])
-        else:
-            names = ", ".join(f"{key} {old.get(key)!r}, here {new.get(key)!r}" for key in different[:6])
-        raise ZooError(f"{folder} holds a run with {what} ({names}); {advice}.")
+        raise ZooError(f"{folder}: its checkpoint is of an older version of the zoo and cannot be resumed; {_ADVICE}.")
+    forced = []
+    for part, what in _PARTS.items():
+        old, new = ({"sha256": at[part]} if part == "data" else at[part] for at in (stored, present))
+        # code that a run no longer imports is no difference by itself: the file that imported it has changed too
+        different = [key for key in sorted(new if part == "code" else {*old, *new}) if old.get(key) != new.get(key)]
+        details = [key if part == "code" else f"{key} {old.get(key)!r}, here {new.get(key)!r}" for key in different]
+        if details and force and part in FORCED:
+            forced += [f"other code: {detail}" if part == "code" else detail for detail in details]
+        elif details:
+            listed = ", ".join(details[:6])
+            hint = f"{_ADVICE}; --force goes on anyway and notes it in the log" if part in FORCED else _ADVICE
+            raise ZooError(f"{folder} holds a run {what} ({listed}); {hint}.")
+    return forced
+
+
+def warn_of(forced: list[str], folder: Path) -> None:
+    """Say in one line what was forced, if anything was."""
+    if forced:
+        _LOGGER.warning(f"{folder}: goes on in spite of {'; '.join(forced)}; the log of the next epoch notes it.")
+
+
+@contextmanager
+def must_fit(folder: Path) -> Iterator[None]:
+    """Around the restoring of a checkpoint: an error of torch's, with its list of keys, becomes one line.
+
+    Raises:
+        ZooError: If the checkpoint has another form, for the code has changed since.
+    """
+    try:
+        yield
+    except (RuntimeError, ValueError, KeyError, TypeError, IndexError) as error:
+        if isinstance(error, ZooError):
+            raise
+        what = str(error).splitlines()[0]
+        raise ZooError(f"{folder}: its checkpoint does not fit this network or code ({what}); {_ADVICE}.") from None
 
 
 def random_state() -> dict[str, Any]:

@@ -11,8 +11,8 @@ from ..data import load_arrays
 from ..data.images import ImageFolder
 from ..errors import ZooError
 from .augment import augment, cut_out
+from .distributed import Processes
 from .folders import Photographs, folder_digest
-from .processes import Processes
 from .recipe import Recipe
 
 
@@ -92,18 +92,6 @@ class Images:
         """This process's part of the whole split, not augmented."""
         own = torch.arange(len(self), device=self.labels.device).tensor_split(processes.world)[processes.rank]
         return self.batches(own, batch_size) if len(own) else iter(())
-
-
-def load_split(recipe: Recipe, data: str | Path, split: str, device: torch.device) -> Images | Photographs:
-    """Read a split for training or for choosing.
-
-    Args:
-        recipe: Gives data set, seed and number of held-out images.
-        data: Folder of the data set.
-        split: ``train`` (less the held-out images) or ``held-out``; the test set has no place here.
-        device: Where the images go.
-    """
-    return load_splits(recipe, data, device)[0][split]
 
 
 def load_splits(recipe: Recipe, data: str | Path, device: torch.device) -> tuple[dict[str, Images | Photographs], str]:

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 from ..data import get_dataset
 from ..data.images import ClearErrors, ImageFolder, usable_cores
 from ..errors import ZooError
-from .processes import Processes
+from .distributed import Processes
 from .recipe import Recipe
 
 HELD_OUT_BATCH = 128

@@ -13,9 +13,8 @@ from torch.nn import functional as F
 
 from ..data import get_dataset
 from ..errors import ZooError
-from ..makers.masked import MaskedWeight
 from . import checkpoint
-from .processes import Processes
+from .distributed import Processes
 from .recipe import Recipe
 from .schedule import make_optimizer, make_schedule, momentum_restarts
 
@@ -33,6 +32,8 @@ def build_network(recipe: Recipe, device: torch.device) -> nn.Module:
         sizes["pretrained_cfg_overlay"] = {"input_size": recipe.input_size()}
     model = timm.create_model(recipe.weight.split(".", 1)[0], **{**sizes, **recipe.model_args}).to(device)
     if recipe.method == "pruned":  # its network begins dense, with room for the masks
+        from ..makers.masked import MaskedWeight  # other networks do not depend on its code
+
         for module in model.modules():
             if isinstance(module, MaskedWeight):
                 module.mask.fill_(True)

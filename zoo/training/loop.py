@@ -18,9 +18,10 @@ from tqdm import tqdm
 from ..errors import ZooError
 from . import checkpoint
 from .data import Images, Photographs, load_splits
+from .distributed import Processes
 from .learner import Learner, build_network
-from .processes import Processes
 from .recipe import Recipe
+from .used_code import used_code
 
 
 @dataclass
@@ -33,6 +34,7 @@ class Position:
         total: Sum of the losses of these steps' images, this process's part.
         seconds: Time these steps took with all that belongs to them.
         step_seconds: Time in the steps themselves, without waiting for data, checks, and writing.
+        forced: What differed in an earlier part of the epoch and was forced, see :func:`.checkpoint.check_identity`.
         log: Lines of the finished epochs.
     """
 
@@ -41,11 +43,18 @@ class Position:
     total: float = 0.0
     seconds: float = 0.0
     step_seconds: float = 0.0
+    forced: list[str] = field(default_factory=list)
     log: list[dict[str, Any]] = field(default_factory=list)
 
 
 def train(
-    recipe: Recipe, data: str | Path, output: str | Path, resume: bool = False, device: str = "", budget: float = 0
+    recipe: Recipe,
+    data: str | Path,
+    output: str | Path,
+    resume: bool = False,
+    device: str = "",
+    budget: float = 0,
+    force: bool = False,
 ) -> nn.Module:
     """Train a weight; the folder then holds ``checkpoint.pt``, ``log.jsonl``, ``recipe.json`` and ``curve.png``.
 
@@ -62,6 +71,7 @@ def train(
         resume: Continue the run that lies there, if any; without it an existing run is not overwritten.
         device: ``cpu``, ``cuda``, ...; by default the GPU if there is one.
         budget: Seconds after which to stop with a checkpoint, unfinished; 0 for no limit.
+        force: Resume although versions or code have changed since; the log's next line then has ``forced``.
 
     Returns:
         The network after the last epoch (or the best one, by ``keep``), or where the budget ended, in eval mode.
@@ -87,15 +97,21 @@ def train(
     learner = Learner(recipe, updates, processes, network)
     if processes.rank:
         torch.manual_seed(recipe.seed + processes.rank)  # dropout differs where the images do
-    identity = checkpoint.identity(recipe, digest, processes.device, processes.world)
+    parts = [part for part in (network, learner.method) if part]
+    code = used_code(__name__, *parts)
+    identity = checkpoint.identity(recipe, digest, processes.device, processes.world, code)
     position, generator = Position(), None
     if file.exists():
         state = checkpoint.load(file)
-        checkpoint.check_identity(state.get("identity") or {}, identity, output)
-        learner.restore(state)
-        checkpoint.restore_random_state(state["random"][processes.rank])
-        totals = state["position"].pop("totals")
-        position = Position(**state["position"], epoch=state["epoch"], step=state["step"], total=totals[processes.rank])
+        forced = checkpoint.check_identity(state.get("identity"), identity, output, force)
+        with checkpoint.must_fit(output):
+            learner.restore(state)
+            checkpoint.restore_random_state(state["random"][processes.rank])
+            total = state["position"].pop("totals")[processes.rank]
+            position = Position(**state["position"], epoch=state["epoch"], step=state["step"], total=total)
+        position.forced += forced
+        if processes.first:
+            checkpoint.warn_of(forced, output)
         if position.step:
             generator = torch.Generator(processes.device)
             generator.set_state(state["generator"])
@@ -120,6 +136,7 @@ def train(
             "position": {
                 "seconds": position.seconds,
                 "step_seconds": position.step_seconds,
+                "forced": position.forced,
                 "log": position.log,
                 "totals": processes.gather(position.total),
             },
@@ -144,6 +161,7 @@ def train(
             generator = None
             line = {"epoch": position.epoch + 1, "loss": position.total, "lr": learner.lr}
             line |= learner.end_epoch(position.epoch)
+            line |= {"forced": position.forced} if position.forced else {}
             if len(held_out):
                 began = time.monotonic()
                 line["held_out_top1"] = accuracy(learner.result, held_out, processes)
@@ -162,9 +180,9 @@ def train(
                 checkpoint.write_lines(map(json.dumps, log), output / "log.jsonl")
                 tqdm.write(json.dumps(line), file=sys.stderr)
     if processes.first and importlib.util.find_spec("matplotlib"):
-        from .stage import plot_curve
+        from .curve import plot_loss
 
-        plot_curve(output / "log.jsonl", output / "curve.png", recipe.weight)
+        plot_loss(position.log, output / "curve.png", recipe.weight)
     if learner.best:
         learner.result.load_state_dict(learner.best["model"])
     return learner.result.eval()

@@ -58,7 +58,7 @@ class Entry:
             runs: Folder of the runs, where one to start from lies.
         """
         if task_of(self.recipe) == "language":
-            from .language import load_language_recipe
+            from ..language.recipe import load_language_recipe
 
             return load_language_recipe(self.recipe, self.set)
         return load_recipe(self.recipe, {**self.set, **({"start": str(runs / self.after)} if self.after else {})})

@@ -12,10 +12,10 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from ..data import get_dataset
-from ..data.text import TEXT_DATASETS, get_text_dataset
 from ..errors import UnknownNameError, ZooError
 from ..files import write_atomically
-from .processes import Processes
+from ..language.data import TEXT_DATASETS, get_text_dataset
+from .distributed import Processes
 from .queue import Entry, progress, progress_of_run
 from .recipe import Recipe
 
@@ -172,7 +172,7 @@ def _work(
     if isinstance(recipe, Recipe):
         from .loop import train as train_recipe
     else:
-        from .language import train_language as train_recipe
+        from ..language.train import train_language as train_recipe
 
     def train(budget: float) -> None:
         train_recipe(recipe, data[recipe.dataset], runs / entry.name, resume=True, device=device, budget=budget)

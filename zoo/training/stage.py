@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from ..data import DATASETS, get_dataset, load_arrays
 from ..errors import ZooError
 from ..evaluation.validate import Result, validate
-from ..extras import headless_pyplot
 from ..files import write_atomically
 from ..makers.masked import MaskedWeight
 from ..registry import family_of
@@ -29,10 +28,11 @@ from ..weights.manifest import manifest, paper_of, paper_url
 from ..weights.verify import sha256_of
 from . import checkpoint
 from .comparison import comparison
+from .curve import plot_loss
 from .recipe import Recipe, load_recipe
 from .sparsity.base import layers_with
 from .sparsity.entries import clear_inactive
-from .storage import LIMIT, store, write_collapsed, write_packed
+from .staged_files import LIMIT, store, write_collapsed, write_packed
 
 FREE = (*checkpoint.FREE, "start")
 """Keys in which a run may differ from its recipe: they do not change the result, or name a folder of somebody's."""
@@ -98,7 +98,7 @@ def stage(
         _copy_logs(run, {seed: other for (seed, _), other in zip(runs[1:], seeds, strict=True)}, part)
         text = json.dumps({**recipe.to_dict(), "start": _name_of_start(recipe)}, indent=2)
         write_atomically(text.encode() + b"\n", part / "recipe.json")
-        plot_curve(part / "training_log.jsonl", part / "curve.png", name)
+        plot_loss(state["position"]["log"], part / "curve.png", name)
         entry = {
             **_facts(recipe, model, recipe_name, content),
             "sha256": sha256_of(file),
@@ -310,20 +310,3 @@ def _in_order(weights: dict[str, Any]) -> dict[str, Any]:
         return name.split(".", 1)[0], weights[name]["origin"] != "zoo", position, twins[name], name
 
     return {name: weights[name] for name in sorted(weights, key=rank)}
-
-
-def plot_curve(log: Path, target: Path, title: str) -> None:
-    """Draw loss and learning rate (and held-out accuracy, if any) over the epochs of a log."""
-    pyplot = headless_pyplot()
-    lines = [json.loads(line) for line in log.read_text().splitlines()]
-    epochs = [line["epoch"] for line in lines]
-    figure, left = pyplot.subplots(figsize=(6, 3.5))
-    left.plot(epochs, [line["loss"] for line in lines], marker=".", label="training loss")
-    left.set(xlabel="epoch", ylabel="training loss", title=title)
-    right = left.twinx()
-    right.plot(epochs, [line["lr"] for line in lines], color="tab:gray", linestyle=":", label="learning rate")
-    right.set_ylabel("learning rate")
-    figure.legend(loc="upper right", bbox_to_anchor=(0.88, 0.87))
-    figure.tight_layout()
-    write_atomically(lambda file: figure.savefig(file, format="png", dpi=80, metadata={"Software": None}), target)
-    pyplot.close(figure)

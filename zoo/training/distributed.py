@@ -9,7 +9,6 @@ from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ..device import choose_device
-from ..layers.attention import GatherConv
 
 
 @dataclass(frozen=True)
@@ -52,6 +51,8 @@ class Processes:
         """The network with gradients averaged over the processes."""
         if self.world == 1:
             return model
+        from ..layers.attention import GatherConv  # other networks do not depend on its code
+
         places = [self.device.index] if self.device.type == "cuda" else None
         unused = any(isinstance(module, GatherConv) for module in model.modules())  # small maps pass these by
         return DistributedDataParallel(model, device_ids=places, find_unused_parameters=unused)

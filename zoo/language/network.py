@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from ..errors import WeightError, ZooError
 from ..makers.symmetric import SymmetricGates
-from ._reference import register_reference
+from ..models._reference import register_reference
 
 __all__ = ["SequenceOutput", "SymmGRU", "SymmLSTM", "SymmRNNLanguageModel"]
 
@@ -23,7 +23,8 @@ _TYPES = ("wwt", "tri", "quar", "eight")
 class _SymmRNN(nn.Module):
     """What both cells have in common: parameters under torch's names, and the plain layer they stand for.
 
-    A matrix with symmetric gates is stored as the flat vector that its maker (in ``makers``) reads.
+    A matrix with symmetric gates is stored as one row, which its maker (in ``makers``) reads. It has two axes because
+    optimizers take tensors of one axis for biases, which get no weight decay.
     """
 
     plain_class: type[nn.RNNBase]
@@ -72,7 +73,7 @@ class _SymmRNN(nn.Module):
                     if "1" in flags:
                         maker = SymmetricGates(hidden_size, width, flags, symm_type, odd_centre)
                         self.makers[name] = maker
-                        self.register_parameter(name, nn.Parameter(torch.empty(sum(maker.sizes))))
+                        self.register_parameter(name, nn.Parameter(torch.empty(1, sum(maker.sizes))))
                     else:
                         self.register_parameter(name, nn.Parameter(torch.empty(self.gates * hidden_size, width)))
                 for side in ("ih", "hh") if bias else ():
@@ -88,14 +89,14 @@ class _SymmRNN(nn.Module):
         for name, parameter in self.named_parameters():
             if name in self.makers:
                 maker = self.makers[name]
-                parameter.copy_(maker.select(parameter.new_empty(maker.shape).uniform_(-bound, bound)))
+                parameter[0] = maker.select(parameter.new_empty(maker.shape).uniform_(-bound, bound))
             else:
                 nn.init.uniform_(parameter, -bound, bound)
 
     def weights(self) -> dict[str, Tensor]:
         """The tensors that torch's layer has, under its names, made from what is learned."""
         learned = {name: getattr(self, name) for name in self.names}
-        return {name: self.makers[name](value) if name in self.makers else value for name, value in learned.items()}
+        return {name: self.makers[name](value[0]) if name in self.makers else value for name, value in learned.items()}
 
     def fuse(self) -> nn.RNNBase:
         """A plain ``nn.LSTM`` or ``nn.GRU`` with the made matrices as its own parameters; this layer stays as it is."""
@@ -289,7 +290,7 @@ class SequenceOutput(nn.Module):
                 raise WeightError(f"This state dict has no {name}.")
             if state[name].shape != maker.shape:
                 raise WeightError(f"{name} has the shape {tuple(state[name].shape)} instead of {maker.shape}.")
-            state[name] = maker.select(state[name])
+            state[name] = maker.select(state[name])[None]
         return state
 
 

@@ -11,10 +11,10 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from ..data.text import get_text_dataset
 from ..errors import ZooError
-from ..models.symm_rnn import SymmRNNLanguageModel
-from .recipe import read_recipe, unknown_key
+from ..training.recipe import read_recipe, unknown_key
+from .data import get_text_dataset
+from .network import SymmRNNLanguageModel
 
 _SCHEDULES = ("plateau", "cosine")
 
@@ -32,7 +32,7 @@ class LanguageRecipe:
         num_layers: Recurrent layers.
         dropout: After the embedding, between the recurrent layers and after them.
         tied: Use the embedding as the decoder's matrix.
-        symm_type: Symmetry type of the gates, see :class:`zoo.models.symm_rnn.SymmLSTM`.
+        symm_type: Symmetry type of the gates, see :class:`zoo.language.network.SymmLSTM`.
         symm_hh: Which gates are symmetric on the hidden side, one 0 or 1 each; empty for all.
         symm_ih: The same for the input side; empty for none.
         epochs: Passes over the training text.

@@ -11,23 +11,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from ..data.text import PADDING
 from ..errors import ZooError
-from ..evaluation.perplexity import perplexity
+from ..training import checkpoint
 from ..weights.convert import safetensors_bytes
-from . import checkpoint
-from .language_recipe import LanguageRecipe
-
-CODE = (
-    "training/language.py",
-    "training/language_recipe.py",
-    "training/language_run.py",
-    "models/symm_rnn.py",
-    "makers/symmetric.py",
-    "data/text.py",
-    "evaluation/perplexity.py",
-)
-"""Code that decides what a run computes."""
+from .data import PADDING
+from .perplexity import perplexity
+from .recipe import LanguageRecipe
 
 
 @dataclass
@@ -40,6 +29,8 @@ class Position:
         total: Sum of the losses of these steps' words, in nats.
         seconds: Time these steps took.
         hidden: State of the recurrent layers after them: hidden and, of LSTM, cell state; empty before the first.
+        forced: What differed in an earlier part of the epoch and was forced, see
+            :func:`zoo.training.checkpoint.check_identity`.
         log: Lines of the finished epochs.
     """
 
@@ -48,6 +39,7 @@ class Position:
     total: float = 0.0
     seconds: float = 0.0
     hidden: list[Tensor] = field(default_factory=list)
+    forced: list[str] = field(default_factory=list)
     log: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -81,18 +73,27 @@ class Run:
         state |= {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
         checkpoint.save({**state, "random": checkpoint.random_state(), "identity": self.identity}, self.file)
 
-    def restore(self, state: dict[str, Any], place: torch.device) -> None:
+    def restore(self, state: dict[str, Any], place: torch.device, force: bool = False) -> None:
         """Go on from a checkpoint.
+
+        Args:
+            state: The checkpoint.
+            place: Where the model is.
+            force: Go on although versions or code have changed.
 
         Raises:
             ZooError: If it is of another run.
         """
-        checkpoint.check_identity(state.get("identity") or {}, self.identity, self.file.parent)
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.position = Position(epoch=state["epoch"], step=state["step"], **state["position"])
-        self.position.hidden = [part.to(place) for part in self.position.hidden]
-        checkpoint.restore_random_state(state["random"])
+        folder = self.file.parent
+        forced = checkpoint.check_identity(state.get("identity"), self.identity, folder, force)
+        with checkpoint.must_fit(folder):
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.position = Position(epoch=state["epoch"], step=state["step"], **state["position"])
+            self.position.hidden = [part.to(place) for part in self.position.hidden]
+            checkpoint.restore_random_state(state["random"])
+        self.position.forced += forced
+        checkpoint.warn_of(forced, folder)
 
     def train_epoch(self, end: float, bar: tqdm) -> bool:
         """Train to the end of the epoch; False, after a checkpoint, if the clock reaches ``end`` before.
@@ -157,6 +158,7 @@ class Run:
             "lr": group["lr"],
             "seconds": round(position.seconds + time.monotonic() - began, 1),
         }
+        line |= {"forced": position.forced} if position.forced else {}
         if better:
             # before the checkpoint: if the process dies in between, the steps are repeated and give the same model
             tensors = {key: tensor.cpu().contiguous() for key, tensor in self.model.state_dict().items()}
