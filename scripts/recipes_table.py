@@ -6,7 +6,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from zoo.cli.recipes import HEADER, describe, row  # noqa: E402
+from zoo.training.comparison import RECIPE_COLUMNS, recipe_cells, recipe_overview  # noqa: E402
 from zoo.training.recipe import recipe_names  # noqa: E402
 
 START, END = "<!-- recipes: made by scripts/recipes_table.py -->\n", "<!-- /recipes -->"
@@ -15,9 +15,9 @@ FILE = ROOT / "docs" / "recipes.md"
 
 def table() -> str:
     """The table, one line per recipe."""
-    lines = ["| " + " | ".join(HEADER) + " |", "|---|---|---:|---|---:|"]
+    lines = ["| " + " | ".join(RECIPE_COLUMNS) + " |", "|---|---|---:|---|---:|"]
     for name in recipe_names():
-        cells = row(describe(name))
+        cells = recipe_cells(recipe_overview(name))
         lines.append("| " + " | ".join([f"`{cells[0]}`", *cells[1:]]) + " |")
     return "\n".join(lines) + "\n"
 

@@ -23,9 +23,9 @@ from conftest import ROOT
 from loopback import COMMIT, Hub, running
 from protocol import close, randomise
 from zoo.cli import main
-from zoo.cli.listing import describe
 from zoo.layers.paradise import MixedConv2d, PDAConv2d
 from zoo.models._plain_resnet import PlainResNet
+from zoo.overview import model_overview
 from zoo.publishing.repository import choose
 from zoo.weights.fetch import cached_file
 from zoo.weights.manifest import manifest, timm_cfgs, warm_starts
@@ -129,14 +129,14 @@ def test_the_manifest_has_both_numbers_or_neither():
 
 
 def test_info_and_list(hub, sha256, capsys, monkeypatch):
-    monkeypatch.setattr("zoo.cli.listing.structure", lambda name: {})  # multiply-adds, which take seconds
+    monkeypatch.setattr("zoo.cli.listing.model_costs", lambda name: {})  # multiply-adds, which take seconds
     assert main(["info", PD_A]) == 0
     shown = capsys.readouterr().out
     assert f"timm's {BASE}, the identical function before fine-tuning" in shown
     assert f"zoo fetch {PD_A} --revision COMMIT --sha256 HEX" in shown
     assert main(["fetch", PD_A, "--revision", COMMIT, "--sha256", sha256]) == 0
     capsys.readouterr()
-    row = describe(PD_A)
+    row = model_overview(PD_A)
     assert (row["revision"], row["sha256"]) == (COMMIT, sha256)
     assert (row["fetch"], row["pretrained"]) == (f"zoo fetch {PD_A}", False)
     assert main(["list", "ac_resnet18"]) == 0

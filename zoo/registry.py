@@ -1,6 +1,5 @@
 """Names: what the zoo registers with timm, and finding it again."""
 
-import difflib
 import fnmatch
 from typing import Any
 
@@ -11,6 +10,7 @@ from torch import nn
 
 from .errors import UnknownNameError, ZooError
 from .models import FAMILIES
+from .suggest import close_names
 from .weights.manifest import warm_starts, weights
 
 
@@ -44,8 +44,9 @@ def check_name(name: str) -> str:
     arch, _, tag = name.partition(".")
     architectures = list_models()
     if arch not in architectures:
-        close = difflib.get_close_matches(arch, architectures, 4, 0.5)
-        hint = f"Did you mean {', '.join(close)}?" if close else "See: zoo list"
+        close = close_names(arch, architectures)
+        tagged = [f"{other}.{tag}" for other in close if f"{other}.{tag}" in weights()]
+        hint = f"Did you mean {', '.join(tagged or close)}?" if close else "See: zoo list"
         raise UnknownNameError(f"No model is called {arch!r}. {hint}")
     if tag and name not in weights() and name not in warm_starts():
         known = [n for n in [*weights(), *warm_starts()] if n.split(".", 1)[0] == arch]

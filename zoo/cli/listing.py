@@ -5,16 +5,14 @@ import json
 import sys
 from typing import Any
 
-import torch
 from tqdm import tqdm
 
-from ..counting import count_macs
-from ..density import density_report
+from ..errors import UnknownNameError
 from ..evaluation.results import table
-from ..registry import check_name, create_model, family_of, list_models
-from ..reparam import count_parameters
-from ..weights.manifest import SAME_FUNCTION, facts, hub_source, warm_start_cfg, warm_starts, weights
-from ..weights.warm_start import pin
+from ..overview import model_costs, model_overview
+from ..registry import check_name, list_models
+from ..suggest import did_you_mean
+from ..weights.manifest import facts, weights
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
@@ -30,65 +28,13 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     info.set_defaults(run=_info)
 
 
-def describe(name: str) -> dict[str, Any]:
-    """Name, family, parameters, whether there are weights; more of a weight, and what a warm start begins with."""
-    arch = name.split(".", 1)[0]
-    with torch.device("meta"):
-        model = create_model(name)
-    row: dict[str, Any] = {
-        "name": name,
-        "family": family_of(arch),
-        "params": sum(p.numel() for p in model.parameters()),
-        "pretrained": any(n.split(".", 1)[0] == arch for n in weights()),
-        "warm_starts": [n for n in warm_starts() if n.split(".", 1)[0] == arch],
-    }
-    if name in warm_starts():
-        row |= _describe_start(name)
-    if name in weights():
-        entry = weights()[name]
-        measured = entry.get("results") or [{}]
-        row |= {
-            "params_nonzero": entry["params"]["nonzero"],
-            "dataset": entry["dataset"],
-            "top1": measured[0].get("top1"),
-            "n": measured[0].get("n"),
-            "paper_top1": (entry.get("paper_result") or {}).get("top1"),
-            "licence": entry["licence"],
-            "sha256": entry["sha256"],
-            "size": entry["size"],
-        }
-    return row
-
-
-def _describe_start(name: str) -> dict[str, Any]:
-    base = warm_starts()[name]["base"]
-    known = pin(base)
-    return {
-        "starts_from": f"timm's {base}, {SAME_FUNCTION}",
-        "licence": warm_start_cfg(name)["license"],
-        "hub": hub_source(base, "main")["repo"],
-        "revision": known and known.revision,
-        "sha256": known and known.sha256,
-        "fetch": f"zoo fetch {name}" if known else f"zoo fetch {name} --revision COMMIT --sha256 HEX (needed once)",
-    }
-
-
-def structure(name: str) -> dict[str, Any]:
-    """What a network takes and costs: input, multiply-adds, parameters when collapsed, true density if it is sparse."""
-    model = create_model(name).eval()
-    size = tuple(model.pretrained_cfg["input_size"])
-    row = {"input": "x".join(map(str, size)), "classes": model.num_classes, "macs": count_macs(model, size)}
-    row["params_inference"] = count_parameters(model)["inference"]
-    if hasattr(model, "sparse_layers") and model.sparse_layers():
-        report = density_report(model)
-        row |= {"active": report.active, "density": round(report.density, 4)}
-        row |= {"nominal_sparsity": report.nominal_sparsity}
-    return row
-
-
 def _list(options: argparse.Namespace) -> None:
     names = list_models(options.pattern, options.pretrained)
-    rows = [describe(name) for name in tqdm(names, delay=2, disable=None, leave=False, file=sys.stderr)]
+    if not names:
+        what, where = ("weight", "zoo list --pretrained") if options.pretrained else ("architecture", "zoo list")
+        hint = did_you_mean(options.pattern, list_models(pretrained=options.pretrained), f"See: {where}")
+        raise UnknownNameError(f"No {what} matches {options.pattern!r}. {hint}")
+    rows = [model_overview(name) for name in tqdm(names, delay=2, disable=None, leave=False, file=sys.stderr)]
     if options.json:
         print(json.dumps(rows, indent=2))
     elif options.pretrained:
@@ -114,7 +60,7 @@ def _percent(value: float | None) -> str:
 
 def _info(options: argparse.Namespace) -> None:
     name = check_name(options.name)
-    row = describe(name) | structure(name)
+    row = model_overview(name) | model_costs(name)
     if name == name.split(".", 1)[0]:
         row["weights"] = [n for n in weights() if n.split(".", 1)[0] == name]
     else:

@@ -7,14 +7,13 @@ from pathlib import Path
 from tqdm import tqdm
 
 from ..data.catalog import DATASETS
-from ..errors import DataError, WeightError, ZooError
+from ..errors import WeightError, ZooError
+from ..evaluation.measure import measure_again
 from ..evaluation.results import table
-from ..evaluation.validate import validate
 from ..files import write_atomically
-from ..registry import create_model
 from ..weights.audit import audit
 from ..weights.fetch import fetch, fetch_address
-from ..weights.manifest import facts, full_name, warm_starts, weights
+from ..weights.manifest import full_name, warm_starts, weights
 from ..weights.packed import is_packed, pack, unpack
 from ..weights.warm_start import fetch_base
 
@@ -87,7 +86,10 @@ def _verify(options: argparse.Namespace) -> int:
     if options.name and absent:
         problems += [f"{name} has no copy here. Get it: zoo fetch {name}" for name in absent]
     if options.accuracy and not problems:
-        problems += _measure([name for name in names if name not in absent], folders, options.cache_dir)
+        here = [name for name in names if name not in absent]
+        rows, wrong = measure_again(here, folders, options.cache_dir)
+        print(table(rows, ["weight", "data set", "manifest", "measured", ""]))
+        problems += wrong
     for problem in problems:
         print(f"zoo: {problem}", file=sys.stderr)
     return 1 if problems else 0
@@ -103,35 +105,6 @@ def _folders(words: list[str]) -> dict[str, str]:
         else:
             folders[""] = word
     return folders
-
-
-def _measure(names: list[str], folders: dict[str, str], cache_dir: str | None) -> list[str]:
-    """Measure accuracies again and print them beside the manifest's; return what differs."""
-    rows, problems, measured = [], [], 0
-    for name in names:
-        if not facts(name)["results"]:
-            rows.append([name, facts(name)["dataset"], "-", "-", "the manifest has no measurement"])
-        for known in facts(name)["results"]:
-            expected = f"{known['correct']} of {known['n']}"
-            folder = folders.get(known["dataset"], folders.get(""))
-            try:
-                if folder is None:
-                    raise DataError(f"no --data {known['dataset']}=DIR")
-                model = create_model(name, pretrained=True, cache_dir=cache_dir)
-                found = validate(model, known["dataset"], folder, name=name, split=known["split"], device="cpu")
-            except DataError as error:
-                rows.append([name, known["dataset"], expected, "not measured", str(error)])
-                continue
-            measured += 1
-            same = (found.correct, found.n) == (known["correct"], known["n"])
-            verdict = "the manifest's, to the image" if same else "NOT the manifest's"
-            rows.append([name, known["dataset"], expected, f"{found.correct} of {found.n}", verdict])
-            if not same:
-                problems.append(f"{name}: {found.correct} of {found.n} right on {known['dataset']}, not {expected}")
-    print(table(rows, ["weight", "data set", "manifest", "measured", ""]))
-    if not measured:
-        problems.append("no accuracy was measured: give the folders with --data DATASET=DIR")
-    return problems
 
 
 def _pack(options: argparse.Namespace) -> None:

@@ -1,14 +1,14 @@
 """Accuracy of weights by their names, or of the weights in a file: what ``zoo validate`` and ``eval/`` do."""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from torch import nn
 
 from ..checkpoints import load_checkpoint
 from ..data.catalog import get_dataset
-from ..errors import ZooError
+from ..errors import DataError, ZooError
 from ..registry import check_name, create_model
 from ..reparam import load_collapsed, reparameterize
 from ..weights.manifest import collapsed_facts, facts, full_name, warm_starts
@@ -50,6 +50,46 @@ def measure(
         for note in notes:
             print(f"zoo: {checkpoint}: {note}", file=sys.stderr)
     return results
+
+
+def measure_again(
+    names: Sequence[str], folders: Mapping[str, str | Path], cache_dir: str | Path | None = None
+) -> tuple[list[list[str]], list[str]]:
+    """Measure every accuracy that the manifest has of some weights once more, on the CPU.
+
+    Args:
+        names: ``arch.tag``.
+        folders: Of the data sets, by their names; the one under the empty name stands for all others.
+        cache_dir: Where downloaded weights are.
+
+    Returns:
+        A line per measurement (weight, data set, right images by the manifest, right images now, verdict), and a
+        sentence for everything that differs; also if nothing could be measured.
+    """
+    rows, problems, measured = [], [], 0
+    for name in names:
+        if not facts(name)["results"]:
+            rows.append([name, facts(name)["dataset"], "-", "-", "the manifest has no measurement"])
+        for known in facts(name)["results"]:
+            expected = f"{known['correct']} of {known['n']}"
+            folder = folders.get(known["dataset"], folders.get(""))
+            try:
+                if folder is None:
+                    raise DataError(f"no --data {known['dataset']}=DIR")
+                model = create_model(name, pretrained=True, cache_dir=cache_dir)
+                found = validate(model, known["dataset"], folder, name=name, split=known["split"], device="cpu")
+            except DataError as error:
+                rows.append([name, known["dataset"], expected, "not measured", str(error)])
+                continue
+            measured += 1
+            same = (found.correct, found.n) == (known["correct"], known["n"])
+            verdict = "the manifest's, to the image" if same else "NOT the manifest's"
+            rows.append([name, known["dataset"], expected, f"{found.correct} of {found.n}", verdict])
+            if not same:
+                problems.append(f"{name}: {found.correct} of {found.n} right on {known['dataset']}, not {expected}")
+    if not measured:
+        problems.append("no accuracy was measured: give the folders with --data DATASET=DIR")
+    return rows, problems
 
 
 def accuracy_table(results: Sequence[Result]) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UnknownNameError, WeightError
+from ..suggest import did_you_mean
 from ..weights.card import model_card
 from ..weights.fetch import fetch
 from ..weights.manifest import facts, full_name, manifest, weights
@@ -39,7 +40,8 @@ def choose(words: Iterable[str]) -> list[str]:
         if any(letter in word for letter in "*?["):
             matching = fnmatch.filter(weights(), word)
             if not matching:
-                raise UnknownNameError(f"No weight matches {word!r}. See: zoo list --pretrained")
+                hint = did_you_mean(word, weights(), "See: zoo list --pretrained")
+                raise UnknownNameError(f"No weight matches {word!r}. {hint}")
             chosen += matching
             continue
         try:

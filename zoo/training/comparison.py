@@ -106,3 +106,29 @@ def paper_result(recipe: Recipe, name: str | Path, weights: dict[str, Any]) -> d
         ),
         None,
     )
+
+
+RECIPE_COLUMNS = ("recipe", "data set", "epochs", "method", "paper, top-1 % or perplexity")
+"""Titles of what :func:`recipe_cells` returns."""
+
+
+def recipe_overview(name: str) -> dict[str, Any]:
+    """A recipe's ``name``, the ``recipe`` with what its bases give, and what is ``published`` of it, or None.
+
+    Raises:
+        UnknownNameError: If there is no such recipe or base.
+    """
+    return {"name": name, "recipe": read_recipe(name)[1], "published": published_of(name) or None}
+
+
+def recipe_cells(entry: dict[str, Any]) -> list[str]:
+    """What :func:`recipe_overview` returns as a line of a table, in the order of :data:`RECIPE_COLUMNS`."""
+    values, published = entry["recipe"], entry["published"]
+    figure = ""
+    if published:
+        measured = next((published[key] for key in ("top1", "perplexity") if key in published), None)
+        figure = "published setting" if measured is None else f"{measured:.2f}"
+        if "std" in published:
+            figure += f" ± {published['std']}"
+    method = values.get("task") or values.get("method", "")
+    return [entry["name"], values["dataset"], str(values.get("epochs", "")), method, figure]

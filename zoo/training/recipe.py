@@ -1,6 +1,5 @@
 """Recipes: small YAML files that say all that decides a trained weight."""
 
-import difflib
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -10,6 +9,7 @@ from typing import Any, get_origin
 from ..data import get_dataset
 from ..errors import UnknownNameError, ZooError
 from ..extras import require
+from ..suggest import close_names, did_you_mean
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 
@@ -282,10 +282,9 @@ def _read(path: Path, name: str, task: str, above: tuple[Path, ...]) -> tuple[Pa
     """Read a file and its bases; ``above`` are the files that led here."""
     yaml = require("yaml", "train")
     if not path.is_file():
-        close = difflib.get_close_matches(name, recipe_names(task or None), 5)
-        hint = f"did you mean {', '.join(close)}?" if close else "zoo recipes lists them."
+        hint = did_you_mean(name, recipe_names(task or None), "See: zoo recipes")
         what, where = f"{task} recipe" if task else "recipe", f"{above[-1]}: the base is missing. " if above else ""
-        raise UnknownNameError(f"{where}No {what} {name!r}: {hint}")
+        raise UnknownNameError(f"{where}No {what} {name!r}. {hint}")
     try:
         values = yaml.load(path.read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # ten times as fast
     except yaml.YAMLError as error:
@@ -310,7 +309,7 @@ def _read(path: Path, name: str, task: str, above: tuple[Path, ...]) -> tuple[Pa
 
 def unknown_key(key: object, known: list[str]) -> UnknownNameError:
     """The error for a key that no recipe of this kind has; it names close ones."""
-    close = difflib.get_close_matches(str(key), known) or known
+    close = close_names(str(key), known) or known
     return UnknownNameError(f"Unknown recipe key {key!r}: did you mean {', '.join(close)}?")
 
 

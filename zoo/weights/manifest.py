@@ -1,6 +1,5 @@
 """The manifest: the one place where a weight's facts are typed. timm's configurations are derived from it here."""
 
-import difflib
 import functools
 import json
 from collections.abc import Iterable
@@ -10,6 +9,7 @@ from timm.models import get_pretrained_cfg
 
 from ..data.catalog import get_dataset
 from ..errors import UnknownNameError, WeightError
+from ..suggest import close_names
 from .paths import manifest_file, shipped_hub
 from .schema import check_manifest
 
@@ -114,7 +114,7 @@ def full_name(name: str) -> str:
         )
     arch = name.split(".", 1)[0]
     same_arch = [n for n in [*known, *warm_starts()] if n.split(".", 1)[0] == arch]
-    close = same_arch or difflib.get_close_matches(name, known, 4, 0.5)
+    close = same_arch or close_names(name, known)
     hint = f"Did you mean {', '.join(close)}?" if close else "See: zoo list --pretrained"
     raise UnknownNameError(f"No pretrained weight is called {name!r}. {hint}")
 

@@ -1,12 +1,12 @@
 """Options of the sparsity methods: plain values from a recipe, checked and brought into one form."""
 
-import difflib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ...errors import UnknownNameError, ZooError
+from ...suggest import close_names
 
 REQUIRED = object()
 Schedule = dict[int, float]
@@ -34,7 +34,7 @@ def read_options(method: str, given: Mapping[str, Any], options: Mapping[str, Op
     """
     for key in given:
         if key not in options:
-            close = difflib.get_close_matches(str(key), options) or list(options)
+            close = close_names(str(key), options) or list(options)
             raise UnknownNameError(f"Method {method!r} has no option {key!r}: did you mean {', '.join(close)}?")
     missing = [key for key, option in options.items() if option.default is REQUIRED and key not in given]
     if missing:

@@ -1,0 +1,90 @@
+"""What the zoo says of an architecture or weight: facts from the manifest, counts from the network."""
+
+from typing import Any
+
+import torch
+
+from .counting import count_macs
+from .density import density_report
+from .registry import create_model, family_of
+from .reparam import count_parameters
+from .weights.manifest import SAME_FUNCTION, hub_source, warm_start_cfg, warm_starts, weights
+from .weights.warm_start import pin
+
+
+def model_overview(name: str) -> dict[str, Any]:
+    """What is known of an architecture or weight without running it.
+
+    Args:
+        name: Architecture, or ``arch.tag``.
+
+    Returns:
+        ``name``, ``family``, ``params`` (what is stored), ``pretrained`` and ``warm_starts``; of a weight also its
+        data set, accuracy, licence and file, and of a warm start what it begins with.
+
+    Raises:
+        UnknownNameError: If there is no such name.
+    """
+    arch = name.split(".", 1)[0]
+    with torch.device("meta"):
+        model = create_model(name)
+    row: dict[str, Any] = {
+        "name": name,
+        "family": family_of(arch),
+        "params": sum(p.numel() for p in model.parameters()),
+        "pretrained": any(n.split(".", 1)[0] == arch for n in weights()),
+        "warm_starts": [n for n in warm_starts() if n.split(".", 1)[0] == arch],
+    }
+    if name in warm_starts():
+        row |= _describe_start(name)
+    if name in weights():
+        entry = weights()[name]
+        measured = entry.get("results") or [{}]
+        row |= {
+            "params_nonzero": entry["params"]["nonzero"],
+            "dataset": entry["dataset"],
+            "top1": measured[0].get("top1"),
+            "n": measured[0].get("n"),
+            "paper_top1": (entry.get("paper_result") or {}).get("top1"),
+            "licence": entry["licence"],
+            "sha256": entry["sha256"],
+            "size": entry["size"],
+        }
+    return row
+
+
+def _describe_start(name: str) -> dict[str, Any]:
+    base = warm_starts()[name]["base"]
+    known = pin(base)
+    return {
+        "starts_from": f"timm's {base}, {SAME_FUNCTION}",
+        "licence": warm_start_cfg(name)["license"],
+        "hub": hub_source(base, "main")["repo"],
+        "revision": known and known.revision,
+        "sha256": known and known.sha256,
+        "fetch": f"zoo fetch {name}" if known else f"zoo fetch {name} --revision COMMIT --sha256 HEX (needed once)",
+    }
+
+
+def model_costs(name: str) -> dict[str, Any]:
+    """What a network takes and costs, found by running it once with random weights.
+
+    Args:
+        name: As :func:`model_overview`.
+
+    Returns:
+        ``input`` (channels x height x width), ``classes``, ``macs`` (multiply-adds of one image), ``params_inference``
+        (parameters when collapsed); of a sparse network ``active`` weights, ``density`` and ``nominal_sparsity``.
+
+    Raises:
+        UnknownNameError: If there is no such name.
+    """
+    model = create_model(name).eval()
+    size = tuple(model.pretrained_cfg["input_size"])
+    row = {"input": "x".join(map(str, size)), "classes": model.num_classes, "macs": count_macs(model, size)}
+    row["params_inference"] = count_parameters(model)["inference"]
+    if hasattr(model, "sparse_layers") and model.sparse_layers():
+        report = density_report(model)
+        row |= {"active": report.active, "density": round(report.density, 4)}
+        row |= {"nominal_sparsity": report.nominal_sparsity}
+    return row
