@@ -4,19 +4,50 @@ torch.hub.load("<owner>/<repository>:<tag>", "lrunet10_100", pretrained=True, tr
 torch.hub.load("<folder of a checkout>", "lrunet10_100", source="local", pretrained=True)
 """
 
+import sys as _sys
 from pathlib import Path as _Path
 
 dependencies = ["torch", "torchvision", "timm", "huggingface_hub", "safetensors", "requests"]
 
+_HERE = _Path(__file__).resolve().parent
+
+
+def _collision() -> str:
+    """Where another package called zoo lies that this process has imported before; empty if there is none."""
+    for name, module in sorted(_sys.modules.items()):
+        if name == "zoo" or name.startswith("zoo."):
+            places = [getattr(module, "__file__", None), *getattr(module, "__path__", ())]
+            place = next((str(place) for place in places if place), "a module without a file")
+            root = _Path(place).resolve()
+            while root.name != "zoo" and root != root.parent:
+                root = root.parent
+            if not (root / "makers" / "shared.py").is_file():  # ours, this or another version of it
+                return place
+    return ""
+
+
+_other = _collision()
 try:
-    import zoo as _zoo
-except ModuleNotFoundError as _error:
+    if not _other:
+        import zoo as _zoo
+except ImportError as _error:
+    _missing = _error.name or ""
+    if _missing.partition(".")[0] == "zoo":
+        raise RuntimeError(f"The model zoo beside {__file__} cannot be imported: {_error}.") from None
+    if not isinstance(_error, ModuleNotFoundError):
+        raise
     raise RuntimeError(
-        f"The model zoo needs the package {_error.name}: pip install torch torchvision timm huggingface-hub "
+        f"The model zoo needs the package {_missing}: pip install torch torchvision timm huggingface-hub "
         "safetensors requests"
     ) from None
+_other = _other or _collision()
+if _other:
+    raise RuntimeError(
+        f"Another package called zoo is imported in this process ({_other}), and Python keeps one of a name. Load the "
+        f"model zoo of {_HERE} in a process that does not import the other, or remove that from sys.path."
+    )
 
-if _Path(_zoo.__file__).resolve().parent.parent != _Path(__file__).resolve().parent:
+if _Path(_zoo.__file__).resolve().parent.parent != _HERE:
     import warnings as _warnings
 
     _warnings.warn(

@@ -2,13 +2,13 @@
 # pip chooses torch and torchvision, so that the two builds fit each other.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-extra=$1
+extras=$1 # of pyproject.toml, with commas between them
 python=.venv/bin/python
 if ! $python -c "import sys" 2>/dev/null; then
   "${PYTHON:-python3}" -m venv .venv
 fi
-stamp=.venv/installed-$extra
+stamp=.venv/installed-$extras
 if [ ! -e "$stamp" ] || [ pyproject.toml -nt "$stamp" ]; then
-  $python -m pip install --quiet --disable-pip-version-check --editable ".[$extra]"
+  $python -m pip install --quiet --disable-pip-version-check --editable ".[$extras]"
   touch "$stamp"
 fi

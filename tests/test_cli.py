@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 import subprocess
 import sys
@@ -10,9 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import zoo
 from conftest import ROOT
 from zoo.cli import main
 from zoo.cli.demo import SAMPLE
+from zoo.suggest import close_names
 from zoo.weights.manifest import weights
 
 NAME = "lrunet1_100.zoo_fmnist"
@@ -125,15 +128,86 @@ def test_sixteen_bit_images_are_scaled_not_clipped(tmp_path):
         ),
         (["train", "lrunet11_fmnist", "--data", ".", "--output", "out"], "lrunet10_fmnist"),
         (["train", "lrunet1_fmnist", "--data", ".", "--output", "o", "--set", "epoch=3"], "epochs"),
+        (["train", "lrunet1_fmnist", "--data", ".", "--output", "o", "--set", "epochs"], "KEY=VALUE"),
+        (["train", "lrunet1_fmnist", "--data", ".", "--output", "o", "--set", "lr=[1"], "not YAML"),
+        (["list", "lrunet_*"], "No architecture matches 'lrunet_[*]'. Did you mean lrunet,"),
+        (["list", "lrunet3_100.*", "--pretrained", "--json"], "No weight matches .* Did you mean lrunet"),
+        (["list", "banana"], "No architecture matches 'banana'. See: zoo list$"),
+        (["recipes", "*LRUNET-10*"], "No recipe matches .* Did you mean lrunet10_fmnist"),
+        (["bundle", "lrunet1*.zoo-fmnist", "-o", "x.zoo"], "No weight matches .* Did you mean lrunet1_100.zoo_fmnist"),
+        (["fetch", "LRUNET1-100.zoo_fmnist"], "Did you mean lrunet1_100.zoo_fmnist"),
+        (["demo", "--output", "/proc/nowhere"], "/proc/nowhere"),
+        (["import", "pyproject.toml", "--as", "lrunet1_100"], "pyproject.toml: cannot be read as a checkpoint"),
+        (["import", "tests", "--as", "lrunet1_100"], "tests: cannot be read"),
     ],
 )
 def test_mistakes_are_one_line_and_exit_code_1(words, hint, capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
     assert main(list(map(str, words))) == 1
     printed = capsys.readouterr()
-    assert printed.out == ""
-    assert len(printed.err.strip().splitlines()) == 1
-    assert re.search(hint, printed.err)
+    assert printed.out == "" or words[0] == "demo"
+    errors = [line for line in printed.err.splitlines() if line.startswith("zoo: ")]
+    assert len(errors) == 1
+    assert errors == printed.err.splitlines() or words[0] == "demo"  # which says before what it has verified
+    assert re.search(hint, errors[0])
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("LRUNET10_100", "lrunet10_100"),
+        ("lrunet-10-100", "lrunet10_100"),
+        ("lrunet10", "lrunet10_100"),
+        ("pd_a_r50", "pd_a_resnet50"),
+        ("pda_resnet50", "pd_a_resnet50"),
+        ("swrn2810", "swrn_28_10_2"),
+        ("wide_resnet28_10", "wrn_28_10"),
+        ("sparse_r50", "sparse_resnet50"),
+        ("mobilenetv2_025", "lru_mobilenetv2_025"),
+        ("lrunet10.zoo_fmnist", "lrunet10_100.zoo_fmnist"),
+        ("lrunet10_100.zoo_c100", "lrunet10_100.zoo_fmnist"),
+    ],
+)
+def test_close_names_are_suggested(name, meant):
+    with pytest.raises(zoo.UnknownNameError, match=rf"\b{meant}\b"):
+        zoo.create_model(name)
+
+
+def test_nothing_close_is_suggested_where_nothing_is():
+    assert close_names("banana", zoo.list_models()) == close_names("*", zoo.list_models()) == []
+    assert close_names("wrn_28_10", zoo.list_models())[0] == "wrn_28_10"
+
+
+def test_an_output_that_takes_nothing_more(tmp_path):
+    """A full disk is one line and exit code 1; a reader that has seen enough is no error."""
+    command = [sys.executable, "-m", "zoo", "recipes", "--json"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True, timeout=180)
+    assert done.returncode == 1
+    assert done.stderr == "zoo: standard output: No space left on device.\n"
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(command, cwd=ROOT, stdout=write, stderr=subprocess.PIPE, text=True, timeout=180)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_interruption_is_exit_code_130(monkeypatch, capsys):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("zoo.cli.listing.list_models", interrupt)
+    assert main(["list"]) == 130
+    assert capsys.readouterr().err == "zoo: interrupted\n"
+
+
+def test_a_fault_of_the_zoos_own_keeps_its_traceback(monkeypatch):
+    def fault(*_, **__):
+        raise TypeError("a fault")
+
+    monkeypatch.setattr("zoo.cli.listing.list_models", fault)
+    with pytest.raises(TypeError):
+        main(["list"])
 
 
 def test_a_mistake_is_one_line_and_exit_code_1_of_the_process():

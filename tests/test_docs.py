@@ -4,6 +4,8 @@ import json
 import re
 import sys
 
+import pytest
+
 import zoo
 from conftest import ROOT
 from zoo.weights.manifest import weights
@@ -75,6 +77,31 @@ def test_gains_over_the_plain_network_are_those_of_the_same_seeds():
     assert small_comparisons_page.papers_gain("pd_a_resnet18_cifar_c10") == "+1.35", "70.9861 - 69.6349"
     assert small_comparisons_page.papers_gain("pd_b_resnet18_cifar_group_c10") == "+0.41", "70.0474 - 69.6349"
     assert small_comparisons_page.papers_gain("resnet18_cifar_c10") == "-"
+
+
+def test_nothing_outside_imports_from_the_command_line():
+    files = [path for folder in ("scripts", "eval", "benchmarks") for path in (ROOT / folder).glob("**/*.py")]
+    files += [path for path in (ROOT / "zoo").glob("**/*.py") if path.parent.name != "cli"]
+    assert len(files) > 100
+    found = [
+        str(path) for path in files if re.search(r"^\s*(from|import) (zoo)?\.*cli", path.read_text(), re.MULTILINE)
+    ]
+    assert found == [str(ROOT / "zoo" / "__main__.py")]
+
+
+def test_extras_bring_something_and_all_is_for_users():
+    tomllib = pytest.importorskip("tomllib")  # Python 3.11
+    with open(ROOT / "pyproject.toml", "rb") as file:
+        project = tomllib.load(file)["project"]
+    extras = project["optional-dependencies"]
+    names = {key: {re.match(r"[\w.-]+", word)[0].lower() for word in words} for key, words in extras.items()}
+    (everything,) = extras["all"]
+    assert set(re.search(r"\[(.*)\]", everything)[1].split(",")) == {*extras} - {"all", "test"}
+    assert not names["test"] & {name for key in extras if key not in ("all", "test", "train") for name in names[key]}
+    needed = {"pillow", "numpy", *(re.match(r"[\w.-]+", word)[0] for word in project["dependencies"])}
+    assert not any(words & needed for words in names.values()), "an extra that brings what is there anyway"
+    readme = (ROOT / "README.md").read_text()
+    assert all(f"`{extra}`" in readme for extra in extras)
 
 
 def test_readme_names_what_exists():

@@ -62,6 +62,57 @@ def test_torch_hub_from_a_folder(expected):
     assert same(torch.hub.load(str(ROOT), ARCH, source="local", pretrained=True, tag=TAG), expected)
 
 
+def test_torch_hub_takes_the_tag_and_the_arguments():
+    """A weight that is not the architecture's first, and arguments that change the network."""
+    first, other = (n for n in weights() if n.startswith("sparse_wrn_16_1.") and "dense" not in n)
+    arch, tag = other.split(".")
+    by_hub = torch.hub.load(str(ROOT), arch, source="local", pretrained=True, tag=tag)
+    assert same(by_hub, timm.create_model(other, pretrained=True))
+    assert not same(by_hub, timm.create_model(first, pretrained=True))
+    by_hub = torch.hub.load(str(ROOT), "lrunet", source="local", num_classes=3, in_chans=2, layer_reuse=5)
+    assert (by_hub.head.fc.out_channels, by_hub.stem.conv.in_channels) == (3, 2)
+    assert len(by_hub.stages[0].block.dw_bns) == 5
+    with pytest.raises(zoo.UnknownNameError, match="no weight tagged 'nobody_c10'"):
+        torch.hub.load(str(ROOT), arch, source="local", pretrained=True, tag="nobody_c10")
+
+
+OTHERS = {
+    "package": "(there / 'zoo').mkdir(); (there / 'zoo/__init__.py').write_text('')",
+    "package with our names": (
+        "(there / 'zoo').mkdir(); (there / 'zoo/__init__.py').write_text('def list_models(): return []\\n')"
+    ),
+    "namespace": "(there / 'zoo').mkdir()",
+    "module": "(there / 'zoo.py').write_text('')",
+}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_another_package_called_zoo_is_named(kind, tmp_path):
+    """What torch.hub says in a process that has imported another one, and that the process goes on."""
+    code = (
+        f"import pathlib, sys, torch; there = pathlib.Path({str(tmp_path)!r}); {OTHERS[kind]}\n"
+        "sys.path = [str(there), *(p for p in sys.path if not (pathlib.Path(p) / 'zoo/__init__.py').is_file())]\n"
+        "import zoo\n"
+        f"try: torch.hub.load({str(ROOT)!r}, {ARCH!r}, source='local')\n"
+        "except RuntimeError as error: print(error)"
+    )
+    run = subprocess.run([sys.executable, "-I", "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert run.returncode == 0, run.stderr
+    assert len(run.stdout.splitlines()) == 1
+    assert f"Another package called zoo is imported in this process ({tmp_path}/zoo" in run.stdout
+    assert str(ROOT) in run.stdout
+
+
+def test_parts_of_another_package_called_zoo_are_named_too(tmp_path):
+    code = (
+        "import sys, torch, types; part = types.ModuleType('zoo.models'); part.__file__ = '/elsewhere/zoo/models.py'\n"
+        f"sys.modules['zoo.models'] = part\ntry: torch.hub.load({str(ROOT)!r}, {ARCH!r}, source='local')\n"
+        "except RuntimeError as error: print(error)"
+    )
+    run = subprocess.run([sys.executable, "-I", "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert "(/elsewhere/zoo/models.py)" in run.stdout, run.stderr
+
+
 def test_torch_hub_from_a_prepared_cache_with_sockets_blocked(tmp_path):
     """The way ``owner/repository:tag`` goes once it is in torch's cache; also its list and help."""
     folder = tmp_path / "owner_repository_v1.0"

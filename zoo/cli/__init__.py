@@ -5,6 +5,8 @@ disk's is one line and exit code 1; a wrong command line is exit code 2.
 """
 
 import argparse
+import contextlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -29,15 +31,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for group in (listing, weights, hub, evaluate, convert, recipes, train, language, demo):
         group.add_commands(commands)
-    options = parser.parse_args(arguments)
     try:
-        return options.run(options) or 0
+        options = parser.parse_args(arguments)
+        code = options.run(options) or 0
+        sys.stdout.flush()  # what a pipe or a full disk refuses shows here, and not after the end
+        return code
     except ZooError as error:
-        print(f"zoo: {error}", file=sys.stderr)
-        return 1
+        return _fail(str(error))
     except KeyboardInterrupt:
-        print("zoo: interrupted", file=sys.stderr)
-        return 130
+        return _fail("interrupted", 130)
     except BrokenPipeError:  # the reader (head, less) has seen enough
-        sys.stderr.close()
+        _discard_output()
         return 0
+    except OSError as error:
+        if isinstance(error, ConnectionError | TimeoutError) or error.errno is None:
+            raise  # no file: a fault of the zoo, which turns those of a network into a ZooError
+        if error.filename is None:  # it was writing to standard output
+            _discard_output()
+        return _fail(f"{error.filename or 'standard output'}: {error.strerror}.")
+
+
+def _fail(message: str, code: int = 1) -> int:
+    print(f"zoo: {message}", file=sys.stderr)
+    return code
+
+
+def _discard_output() -> None:
+    """Let what is still to be written go nowhere, so that Python does not complain of it at its end."""
+    with contextlib.suppress(OSError, ValueError):  # standard output may be no file, or closed
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

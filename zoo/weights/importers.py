@@ -281,6 +281,8 @@ def _load(path: Path) -> Any:
                 error
             ):  # the old format writes the source of its class beside it
                 raise WeightError(_whole_network(path)) from None
+            if "Unsupported operand" in str(error):  # no pickle at all, or one of another kind
+                raise WeightError(f"{path}: cannot be read as a checkpoint (torch.save did not write it).") from None
             unknown = _UNKNOWN.search(str(error))
             name = unknown and (unknown[1] or unknown[2])
             if not name or name in {n for _, n in stand_ins}:
