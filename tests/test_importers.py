@@ -282,7 +282,7 @@ def test_import_takes_timms_checkpoints_and_says_what_it_took(tmp_path, capsys):
     for file in (tmp_path / "last.pth.tar", output):  # what the file says of its images is handed on
         read = load_checkpoint(file, "symm_wrn_16_1", get_dataset("cifar10"))
         assert timm.data.resolve_data_config(model=read.model)["mean"] == (0.5, 0.5, 0.5)
-        assert "as the file says" in read.notes[-1]
+        assert "beside it, says" in read.notes[-1]
 
 
 def test_what_is_assumed_of_the_images_is_said(tmp_path):
@@ -291,6 +291,22 @@ def test_what_is_assumed_of_the_images_is_said(tmp_path):
     read = load_checkpoint(tmp_path / "x.safetensors", "wrn_16_1", info)
     assert timm.data.resolve_data_config(model=read.model)["std"] == info.std
     assert "the file does not say how" in read.notes[-1]
+
+
+def test_a_folder_as_timm_saves_it_says_how_images_are_prepared(tmp_path):
+    model = network("symm_wrn_16_1", num_classes=10, symm_type="quar")
+    cfg = {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25), "tag": "mine"}
+    model.pretrained_cfg.update(cfg)
+    timm.models.save_for_hf(model, str(tmp_path), model_args={"symm_type": "quar"}, safe_serialization="both")
+    for file in ("model.safetensors", "pytorch_model.bin"):
+        read = load_checkpoint(tmp_path / file, "symm_wrn_16_1", get_dataset("cifar10"))
+        assert same(read.model, model)
+        assert read.model.pretrained_cfg["mean"] == cfg["mean"]
+    with pytest.raises(zoo.WeightError, match=r"does not fit wrn_16_1: .*symm_type.*holds a symm_wrn_16_1"):
+        read_network(tmp_path / "model.safetensors", "wrn_16_1", {"symm_type": "quar"})
+    (tmp_path / "config.json").write_text("[")
+    with pytest.raises(zoo.WeightError, match="wrong shapes"):
+        read_network(tmp_path / "model.safetensors", "symm_wrn_16_1")
 
 
 @pytest.mark.parametrize("form", ["pickle", "safetensors", "imported", "theirs"])

@@ -62,19 +62,15 @@ def read_network(path: str | Path, arch: str, settings: Mapping[str, Any] | None
     checkpoint, settings = open_checkpoint(path), dict(settings or {})
     if checkpoint.own and checkpoint.architecture != arch:
         raise WeightError(f"{path}: holds a {checkpoint.architecture}, not a {arch}: name the architecture it holds.")
-    arguments = _checked(path, {**checkpoint.arguments, **settings})
-    sample = _without_memory(path, arch, arguments)
-    tensors, key_of = _names(sample, checkpoint.tensors)
-    own = all(key == name for name, key in key_of.items())
     said = checkpoint.architecture
-    arguments = arguments if own else settings  # an authors' file has their words for arguments
-    arguments = {**_sizes(path, arch, arguments, key_of, tensors), **arguments}
-    state = {name: single(tensor) for name, tensor in tensors.items()}
     try:
-        if own:
-            model = _filled(arch, arguments, _without_memory(path, arch, arguments), state)
-        else:
-            model = load_reference(create_model(arch, **arguments), state)
+        arguments = _checked({**checkpoint.arguments, **settings})
+        tensors, key_of = _names(_without_memory(arch, arguments), checkpoint.tensors)
+        own = all(key == name for name, key in key_of.items())
+        arguments = arguments if own else _checked(settings)  # an authors' file has their words for arguments
+        arguments = {**_sizes(arch, arguments, key_of, tensors), **arguments}
+        state = {name: single(tensor) for name, tensor in tensors.items()}
+        model = _filled(arch, arguments, state) if own else load_reference(create_model(arch, **arguments), state)
     except WeightError as error:
         hint = f" The file says that it holds a {said}." if said and said != arch else ""
         raise WeightError(f"{path}: does not fit {arch}: {error}{hint}") from None
@@ -104,7 +100,11 @@ def load_checkpoint(path: str | Path, arch: str, dataset: Dataset) -> ReadNetwor
     said = {key: v for key, v in read.preparation.items() if key not in ("mean", "std") or len(v) == channels}
     cfg = {"mean": dataset.mean, "std": dataset.std, "crop_pct": dataset.crop_pct, "interpolation": "bilinear"}
     read.model.pretrained_cfg.update({"input_size": dataset.input_size, **cfg, **said})
-    source = "as the file says" if "mean" in said else f"as {dataset.name}'s usually are; the file does not say how"
+    source = (
+        "as the file, or config.json beside it, says"
+        if "mean" in said
+        else f"as {dataset.name}'s usually are; the file does not say how"
+    )
     mean, std = (", ".join(f"{value:g}" for value in (cfg | said)[key]) for key in ("mean", "std"))
     note = f"images are prepared {source} (mean {mean}; std {std})"
     return ReadNetwork(read.model, arch, read.arguments, read.preparation, (*read.notes, note))
@@ -130,18 +130,18 @@ def write_network(network: ReadNetwork, path: str | Path) -> None:
         raise WeightError(f"{path}: cannot be written ({error.strerror or error}).") from None
 
 
-def _checked(path: str | Path, arguments: dict[str, Any]) -> dict[str, Any]:
+def _checked(arguments: dict[str, Any]) -> dict[str, Any]:
     """Arguments of a network alone: timm's own could name other files, or ask for other weights."""
     foreign = sorted(set(arguments) & set(inspect.signature(timm.create_model).parameters))
     if foreign:
-        raise WeightError(f"{path}: {', '.join(foreign)} in its model_args are not arguments of a network.")
+        raise WeightError(f"model_args are arguments of a network, and {', '.join(foreign)} is timm's.")
     try:
         return json.loads(json.dumps(arguments))
     except (TypeError, ValueError, RecursionError) as error:
-        raise WeightError(f"{path}: its model_args are no plain values ({error}).") from None
+        raise WeightError(f"model_args are no plain values ({error}).") from None
 
 
-def _without_memory(path: str | Path, arch: str, arguments: Mapping[str, Any]) -> nn.Module:
+def _without_memory(arch: str, arguments: Mapping[str, Any]) -> nn.Module:
     """The network on the meta device: names, shapes and types of its tensors, and nothing allocated."""
     try:
         with torch.device("meta"):
@@ -150,7 +150,7 @@ def _without_memory(path: str | Path, arch: str, arguments: Mapping[str, Any]) -
         if not arguments:
             raise
         listed = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
-        raise WeightError(f"{path}: does not fit {arch}: {' '.join(str(error).split())[:200]} ({listed})") from None
+        raise WeightError(f"with {listed}, {' '.join(str(error).split())[:200]}") from None
 
 
 def _names(sample: nn.Module, tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -168,7 +168,6 @@ def _names(sample: nn.Module, tensors: Mapping[str, Tensor]) -> tuple[dict[str, 
 
 
 def _sizes(
-    path: str | Path,
     arch: str,
     arguments: Mapping[str, Any],
     key_of: Mapping[str, str],
@@ -183,7 +182,7 @@ def _sizes(
     for argument, values in _PROBES.items():
         if argument in arguments:
             continue
-        one, two = (_shapes(_without_memory(path, arch, {**arguments, argument: value})) for value in values)
+        one, two = (_shapes(_without_memory(arch, {**arguments, argument: value})) for value in values)
         for name in (name for name in key_of if name in one and name in two):
             axes = [axis for axis, (a, b) in enumerate(zip(one[name], two[name], strict=True)) if a != b]
             tensor = tensors.get(key_of[name])
@@ -201,10 +200,9 @@ def _shapes(model: nn.Module) -> dict[str, torch.Size]:
     return {name: tensor.shape for name, tensor in model.state_dict().items()}
 
 
-def _filled(arch: str, arguments: Mapping[str, Any], sample: nn.Module, state: dict[str, Tensor]) -> nn.Module:
+def _filled(arch: str, arguments: Mapping[str, Any], state: dict[str, Tensor]) -> nn.Module:
     """The network with a state dict of its own names; nothing is allocated before all of them fit."""
-    expected = sample.state_dict()
-    problems = differences(expected, state)
+    problems = differences(_without_memory(arch, arguments).state_dict(), state)
     if problems:
         raise WeightError(
             f"{problems}. If it was built with other arguments: zoo import FILE --as {arch} --set KEY=VALUE."

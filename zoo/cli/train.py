@@ -52,7 +52,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--device", default="", help="cpu, cuda, ... (the GPU if there is one)")
     parser.set_defaults(run=_train)
-    parser = commands.add_parser("queue", help="list the weights the zoo wants and how far they are")
+    parser = commands.add_parser("queue", help="list the weights that are wanted, and how far their runs are")
     parser.add_argument("--output", metavar="DIR", help="folder of the runs of zoo train --queue")
     parser.add_argument("--queue", default="", metavar="FILE", help="a queue of your own")
     parser.add_argument("--json", action="store_true", help="a list of objects on standard output")
@@ -64,7 +64,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--seeds", nargs="*", default=[], metavar="RUN", help="finished runs with other seeds: their spread is recorded"
     )
-    parser.add_argument("--embedded", action="store_true", help="the file also travels in the wheel")
+    parser.add_argument("--embedded", action="store_true", help="the package itself will contain the file")
     parser.set_defaults(run=_stage)
 
 
@@ -72,11 +72,13 @@ def seconds(word: str) -> float:
     """A time such as ``90``, ``90s``, ``9m`` or ``1.5h`` in seconds.
 
     Raises:
-        argparse.ArgumentTypeError: If it is none, or zero.
+        argparse.ArgumentTypeError: If the word has another form, or is zero.
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", word)
     if not match or not float(match[1]):
-        raise argparse.ArgumentTypeError(f"{word!r} is no time: write 90 or 90s (seconds), 9m (minutes) or 2h (hours)")
+        raise argparse.ArgumentTypeError(
+            f"{word!r} is not a time: write 90 or 90s (seconds), 9m (minutes) or 2h (hours)"
+        )
     return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
 
 

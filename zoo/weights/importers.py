@@ -12,7 +12,7 @@ import re
 import warnings
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +66,9 @@ class StandIn:
 def open_checkpoint(path: str | Path) -> Checkpoint:
     """Read a checkpoint: a safetensors file, or one that ``torch.save`` wrote in either of its formats.
 
+    A file called ``model.safetensors`` or ``pytorch_model.bin`` may have timm's ``config.json`` beside it, which then
+    says what the file does not.
+
     Containers known: a bare state dict; one under ``state_dict_ema`` or ``model_ema`` (averaged weights, preferred as
     in timm), ``state_dict``, ``model``, ``net`` or ``model_state_dict``, or under a single key of any other name,
     beside epoch, accuracy, optimizer and recorder; ``params`` and ``stats`` of the symmetry paper, which are joined.
@@ -91,7 +94,7 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     else:
         checkpoint = _open_pickle(path, size)
     _check_tensors(checkpoint.tensors, path, size)
-    return checkpoint
+    return checkpoint if checkpoint.architecture or checkpoint.preparation else _with_config(checkpoint, path)
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
@@ -169,6 +172,19 @@ def _open_safetensors(path: Path) -> Checkpoint:
         preparation=_preparation(_mapping(path, "preparation", facts)),
         own=True,
     )
+
+
+def _with_config(checkpoint: Checkpoint, path: Path) -> Checkpoint:
+    """A file that says nothing of itself, with what timm's ``save_for_hf`` has written into config.json beside it."""
+    if path.name not in ("model.safetensors", "pytorch_model.bin"):
+        return checkpoint
+    try:
+        config = json.loads((path.parent / "config.json").read_text(encoding="utf-8"))
+        arch, arguments, cfg = (config.get(key) for key in ("architecture", "model_args", "pretrained_cfg"))
+    except (OSError, ValueError, AttributeError, RecursionError):
+        return checkpoint
+    arch, arguments, cfg = str(arch or ""), *(v if isinstance(v, dict) else {} for v in (arguments, cfg))
+    return replace(checkpoint, architecture=arch, arguments=arguments, preparation=_preparation(cfg))
 
 
 def _mapping(path: Path, key: str, facts: Mapping[str, str]) -> dict[str, Any]:
