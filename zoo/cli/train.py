@@ -76,9 +76,7 @@ def seconds(word: str) -> float:
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", word)
     if not match or not float(match[1]):
-        raise argparse.ArgumentTypeError(
-            f"{word!r} is not a time: write 90 or 90s (seconds), 9m (minutes) or 2h (hours)"
-        )
+        raise argparse.ArgumentTypeError(f"{word!r} is no time: write 90 or 90s (seconds), 9m (minutes) or 2h (hours)")
     return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
 
 
