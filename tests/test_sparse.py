@@ -321,7 +321,7 @@ def test_linear_masks_are_always_by_weight():
     assert TiedWeight((10, 20), 0.5, "kernel").rows == 100
 
 
-@pytest.mark.parametrize(("unit", "positions", "trailing"), [("weight", 540, ()), ("kernel", 60, (3, 3))])
+@pytest.mark.parametrize(("unit", "positions", "trailing"), [("weight", 540, (1,)), ("kernel", 60, (3, 3))])
 def test_tied_weight(unit, positions, trailing):
     torch.manual_seed(0)
     maker = TiedWeight((10, 6, 3, 3), 0.87, unit)
@@ -395,7 +395,7 @@ def test_initial_values_are_the_published_ones():
     assert all((block.bn3.weight == 1).all() for block in model.layer2)
     tied = SparseMlp(0.9, "tied", batch_norm=False)
     bank = learned_of(tied.fc1)
-    assert bank.shape == (23_520,)
+    assert bank.shape == (23_520, 1)
     assert bank[0] == 0
     assert 0.99 / 28 < bank.abs().max() <= 1 / 28
     assert not tied.fc3.bias.any()
@@ -507,5 +507,5 @@ def test_makers_go_on_any_layer():
     layer = make_weight(nn.Conv2d(8, 6, 3, groups=2), MaskedWeight((6, 4, 3, 3), 0.5))
     assert list(layer.state_dict()) == ["bias", "parametrizations.weight.original", "parametrizations.weight.0.mask"]
     layer = make_weight(nn.Linear(8, 6), TiedWeight((6, 8), 0.5))
-    assert learned_of(layer).shape == (24,)
+    assert learned_of(layer).shape == (24, 1)
     assert layer(torch.zeros(1, 8)).shape == (1, 6)

@@ -8,7 +8,7 @@ from timm.models import list_models as timm_list_models
 from timm.models import model_entrypoint
 from torch import nn
 
-from .errors import UnknownNameError, ZooError
+from .errors import UnknownNameError
 from .models import FAMILIES
 from .suggest import close_names
 from .weights.manifest import warm_starts, weights
@@ -74,10 +74,7 @@ def create_model(name: str, pretrained: bool = False, **kwargs: Any) -> nn.Modul
     """
     if not name.startswith(("hf-hub:", "hf_hub:", "local-dir:")):
         check_name(name)
-    try:
-        return timm.create_model(name, pretrained=pretrained, **kwargs)
-    except TypeError as error:
-        raise ZooError(f"{name}: {error}.") from None
+    return timm.create_model(name, pretrained=pretrained, **kwargs)
 
 
 def _architectures(family: str) -> list[str]:

@@ -23,6 +23,9 @@ from ..makers.shared import SharedWeight
 class TemplateBank(nn.Module):
     """T kernels that the layers of a group combine.
 
+    Every layer that uses a bank has it as a submodule; in a state dict it stands once, under the first of these names
+    (that of the network's attribute, if the network has one that comes before the layers).
+
     Args:
         num_templates: Number of templates T, at least 1.
         in_planes: Input channels of the layers (of one group, for grouped convolutions).
@@ -38,6 +41,7 @@ class TemplateBank(nn.Module):
         if not isinstance(num_templates, int) or num_templates < 1:
             raise ZooError(f"A template bank has an integer number of templates from 1, not {num_templates!r}.")
         self.in_planes, self.out_planes, self.kernel_size = in_planes, out_planes, kernel_size
+        self._last_load: tuple[list, str] | None = None
         self.templates = nn.Parameter(torch.empty(num_templates, out_planes, in_planes, kernel_size, kernel_size))
         self.reset_parameters()
 
@@ -61,6 +65,27 @@ class TemplateBank(nn.Module):
     def extra_repr(self) -> str:
         return f"{self.num_templates}, {self.in_planes}, {self.out_planes}, kernel_size={self.kernel_size}"
 
+    def _save_to_state_dict(self, destination: dict, prefix: str, keep_vars: bool) -> None:
+        own = self.templates.untyped_storage()._cdata  # the same for the detached tensors that are in there already
+        saved = (t for name, t in destination.items() if name.endswith("templates") and isinstance(t, Tensor))
+        if not any(t.untyped_storage()._cdata == own for t in saved):
+            super()._save_to_state_dict(destination, prefix, keep_vars)
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, metadata: dict, strict: bool, missing: list, *rest):
+        # load_state_dict comes here once for each name, always with its one list of missing keys.
+        name = f"{prefix}templates"
+        again = self._last_load is not None and self._last_load[0] is missing
+        if not again:
+            self._last_load = missing, name
+        elif name not in state_dict:
+            return
+        elif self._last_load[1] in missing:
+            missing.remove(self._last_load[1])
+        elif not torch.equal(state_dict[name].to(self.templates), self.templates):
+            rest[-1].append(f"{name} must repeat {self._last_load[1]}, the same bank, but differs from it.")
+            return
+        super()._load_from_state_dict(state_dict, prefix, metadata, strict, missing, *rest)
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
         # Module.to(memory_format=torch.channels_last) applies the format to tensors of 5 axes too, which have no such
         # format, and fails.
@@ -74,7 +99,7 @@ class SharedConv2d(nn.Conv2d):
     :meth:`SharingGroup.reset_parameters` makes those of a whole group orthogonal, as the paper does.
 
     Args:
-        bank: Templates; assign it to an attribute of the network too, so that it is trained, moved and saved.
+        bank: Templates.
         stride: Stride.
         padding: Zero padding on all four sides.
     """
@@ -83,7 +108,6 @@ class SharedConv2d(nn.Conv2d):
         place = {"device": bank.templates.device, "dtype": bank.templates.dtype}
         super().__init__(bank.in_planes, bank.out_planes, bank.kernel_size, stride, padding, bias=False, **place)
         make_weight(self, SharedWeight(bank))
-        type(self).fuse = SharedConv2d.fuse  # make_weight's own would leave a SharedConv2d without a bank
         set_learned(self, F.normalize(torch.randn(bank.num_templates, **place), dim=0))
 
     def fuse(self) -> nn.Conv2d:
@@ -145,7 +169,7 @@ def share_weights(convs: Sequence[nn.Conv2d], num_templates: int) -> TemplateBan
         num_templates: T.
 
     Returns:
-        The bank, which the network must register.
+        The bank.
 
     Raises:
         ZooError: If the kernels differ in shape or are not square.
@@ -162,18 +186,12 @@ def share_weights(convs: Sequence[nn.Conv2d], num_templates: int) -> TemplateBan
 
 
 def sharing_groups(model: nn.Module) -> list[SharingGroup]:
-    """The banks of a network with the layers that use each, in the order of these layers.
-
-    Raises:
-        ZooError: If a layer's bank is not registered in ``model``.
-    """
+    """The banks of a network with the layers that use each, in the order of these layers."""
     names = {module: name for name, module in model.named_modules() if isinstance(module, TemplateBank)}
     groups: dict[TemplateBank, SharingGroup] = {}
     for name, module in model.named_modules():
         maker = maker_of(module) if is_made(module, "weight") else None
         if isinstance(maker, SharedWeight):
-            if maker.bank not in names:
-                raise ZooError(f"The template bank of {name} is not part of the network: assign it to an attribute.")
             group = groups.setdefault(maker.bank, SharingGroup(names[maker.bank], maker.bank, {}))
             group.convs[name] = module
     return list(groups.values())
@@ -182,3 +200,8 @@ def sharing_groups(model: nn.Module) -> list[SharingGroup]:
 def coefficient_names(model: nn.Module) -> set[str]:
     """Names of the coefficient parameters, which the authors' weight decay leaves out."""
     return {f"{name}.parametrizations.weight.original" for group in sharing_groups(model) for name in group.convs}
+
+
+def name_banks(model: nn.Module, attribute: str) -> None:
+    """Let an attribute that holds banks name them in the state dict, though the layers were there before it."""
+    model._modules = {attribute: model._modules[attribute], **model._modules}

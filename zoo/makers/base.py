@@ -21,13 +21,37 @@ def make_weight(layer: nn.Module, maker: nn.Module, name: str = "weight") -> nn.
     Returns:
         ``layer``, whose state dict now has ``parametrizations.<name>.original`` in place of ``<name>``, and the
         maker's own entries under ``parametrizations.<name>.0``. It has a method ``fuse()``, which timm's
-        ``reparameterize_model`` and ``zoo.reparameterize`` call to get the plain layer.
+        ``reparameterize_model`` and ``zoo.reparameterize`` call to get the plain layer, and it can be pickled whole.
     """
     parametrize.register_parametrization(layer, name, maker)
     learned = layer.parametrizations[name].original
     learned.data = learned.data.contiguous()  # a slice would keep the whole tensor, and no file format takes it
-    type(layer).fuse = plain_layer  # the class torch has just made for this layer alone
+    _extend(layer)
     return layer.train(layer.training)  # the maker too
+
+
+def _extend(layer: nn.Module) -> None:
+    """Add what is ours to the class that torch has made for this layer alone."""
+    cls = type(layer)
+    if "fuse" not in cls.__mro__[1].__dict__:  # a class that has its own way of becoming plain
+        cls.fuse = plain_layer
+    cls.__reduce_ex__ = _reduce
+
+
+def _reduce(layer: nn.Module, protocol: int) -> tuple:
+    """How pickle saves a made layer: its ordinary class, the names of made weights, and its content."""
+    return _restore, (type(layer).__mro__[1], list(layer.parametrizations)), layer.__dict__
+
+
+def _restore(cls: type[nn.Module], names: list[str]) -> nn.Module:
+    """A layer of torch's parametrized class without content, which pickle fills."""
+    layer = cls.__new__(cls)
+    nn.Module.__init__(layer)
+    for name in names:
+        layer.register_parameter(name, nn.Parameter(torch.empty(0)))
+        parametrize.register_parametrization(layer, name, nn.Identity())
+    _extend(layer)
+    return layer
 
 
 def is_made(layer: nn.Module, name: str = "weight") -> bool:

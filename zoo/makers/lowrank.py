@@ -16,7 +16,7 @@ from ..errors import ZooError
 class LowRankSymmetric(nn.Module):
     """Makes each tap of a kernel as V diag(e) V^T, with e of ``rank`` entries.
 
-    The learned vector is e, (taps, rank), followed by V, (taps, n, rank), both row-major. Nothing keeps the columns of
+    The learned matrix has a row per tap: e, (rank,), followed by V, (n, rank), row-major. Nothing keeps the columns of
     V orthonormal.
 
     Args:
@@ -45,7 +45,7 @@ class LowRankSymmetric(nn.Module):
         self.taps, self.rank = math.prod(self.shape[2:]), rank
 
     def forward(self, learned: Tensor) -> Tensor:
-        """(taps * rank * (n + 1),) -> ``shape``."""
+        """(taps, rank * (n + 1)) -> ``shape``."""
         values, vectors = self.unpack(learned)
         kernel = (vectors * values[:, None]) @ vectors.transpose(1, 2)
         return kernel.permute(1, 2, 0).reshape(self.shape)
@@ -65,14 +65,12 @@ class LowRankSymmetric(nn.Module):
         return self.right_inverse(kernel)
 
     def pack(self, values: Tensor, vectors: Tensor) -> Tensor:
-        """(taps, rank) and (taps, n, rank) -> the learned vector."""
-        return torch.cat([values.flatten(), vectors.flatten()])
+        """(taps, rank) and (taps, n, rank) -> the learned matrix."""
+        return torch.cat([values, vectors.flatten(1)], 1)
 
     def unpack(self, learned: Tensor) -> tuple[Tensor, Tensor]:
-        """The learned vector -> eigenvalues (taps, rank) and eigenvectors (taps, n, rank)."""
-        count = self.taps * self.rank
-        values = learned[:count].view(self.taps, self.rank)
-        return values, learned[count:].view(self.taps, self.shape[0], self.rank)
+        """The learned matrix -> eigenvalues (taps, rank) and eigenvectors (taps, n, rank)."""
+        return learned[:, : self.rank], learned[:, self.rank :].unflatten(1, (self.shape[0], self.rank))
 
     def extra_repr(self) -> str:
         return f"{self.shape}, rank={self.rank}"

@@ -10,9 +10,10 @@ import math
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..errors import ZooError
+from .whole import WholeNumbers
 
 UNITS = {"weight": 4, "row": 3, "kernel": 2, "filter": 1}
 """What one mask entry switches, and how many axes of a convolution's weight the mask then has."""
@@ -63,7 +64,7 @@ def check_sparsity(sparsity: float) -> float:
     return sparsity
 
 
-class MaskedWeight(nn.Module):
+class MaskedWeight(WholeNumbers):
     """Kernel = learned tensor * mask (section 3 of the paper).
 
     The learned tensor may be anything where the mask is off: neither the kernel nor any gradient sees it.
@@ -75,11 +76,8 @@ class MaskedWeight(nn.Module):
         on: Number of entries that are on, if not what ``sparsity`` gives.
 
     Attributes:
-        mask: Boolean buffer of shape S[:granularity]; True is on.
         weights_per_entry: Weights that one entry switches.
     """
-
-    mask: Tensor
 
     def __init__(self, shape: Sequence[int], sparsity: float = 0.0, unit: str = "weight", on: int | None = None):
         super().__init__()
@@ -87,10 +85,19 @@ class MaskedWeight(nn.Module):
         entries = math.prod(switched)
         on = entries_on(entries, sparsity) if on is None else on
         self.weights_per_entry = math.prod(shape) // entries
-        self.register_buffer("mask", torch.ones(switched, dtype=torch.bool))
+        mask = torch.ones(entries, dtype=torch.bool)
         if on < entries:
-            off = torch.randperm(entries)[on:]
-            self.mask.view(-1)[off] = False
+            mask[torch.randperm(entries)[on:]] = False
+        self._register_whole("mask", mask.view(switched))
+
+    @property
+    def mask(self) -> Tensor:
+        """Boolean buffer of shape S[:granularity]; True is on. Change it in place.
+
+        Raises:
+            ZooError: If it is the average of different masks.
+        """
+        return self.whole()
 
     @property
     def granularity(self) -> int:

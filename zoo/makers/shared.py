@@ -11,8 +11,8 @@ from torch import Tensor, nn
 class SharedWeight(nn.Module):
     """Makes a kernel from a layer's own coefficients (T,) and the templates of a bank.
 
-    The bank is not a submodule of the maker: it would then be listed once per layer in the state dict. It must be one
-    of the network, where ``to``, the optimizer and the state dict find it; a deep copy of the network keeps the tie.
+    The bank is a submodule of every maker that uses it, so that it comes along with any part of a network: a stage, a
+    traced graph, a replica on another device. A bank stands in a state dict once, see :class:`zoo.layers.TemplateBank`.
 
     Args:
         bank: Module with a parameter ``templates`` (T, *kernel), called with coefficients for a kernel.
@@ -20,12 +20,7 @@ class SharedWeight(nn.Module):
 
     def __init__(self, bank: nn.Module):
         super().__init__()
-        self._held = (bank,)  # a tuple, because an attribute that is a module would be registered
-
-    @property
-    def bank(self) -> nn.Module:
-        """The bank whose templates are combined."""
-        return self._held[0]
+        self.bank = bank
 
     def forward(self, coefficients: Tensor) -> Tensor:
         """(T,) -> (*kernel)."""

@@ -21,6 +21,7 @@ mirrored entries, the others take the upper triangle). ``evd`` is a name of the 
 eigendecomposition inside the forward pass kept that kernel from ever being trained.
 """
 
+import functools
 import math
 import re
 from collections.abc import Sequence
@@ -40,10 +41,10 @@ _CHUNK = re.compile(r"chunk_([0-3])_([1-9]\d*)")
 
 
 class SymmetricWeight(nn.Module):
-    """Makes a kernel by one gather from the flat vector of its canonical region.
+    """Makes a kernel by one gather from its canonical region, a matrix (stored taps, stored channel pairs).
 
-    The vector has the taps outermost, in row-major order, and per tap the stored entries in row-major order of (o, i).
-    Which entry goes where follows from the arguments; the maps that hold it are not saved.
+    Taps and pairs (o, i) are in row-major order. The matrix has two axes so that optimizers that spare vectors from
+    weight decay do not take it for a bias.
 
     Args:
         shape: Kernel: (out, in, rows, columns), or (out, in) of a matrix.
@@ -63,29 +64,32 @@ class SymmetricWeight(nn.Module):
             raise ZooError(f"odd_centre {odd_centre!r} must be 'single' or 'reference'.")
         self.shape, self.symm_type, self.odd_centre = tuple(shape), symm_type, odd_centre
         _check_shape(self.shape, symm_type)
-        self._set_maps(torch.get_default_device())
+        self.maps = kernel_maps(self.shape, symm_type, odd_centre)
+
+    @property
+    def stored(self) -> tuple[int, int]:
+        """(stored taps, stored channel pairs)."""
+        return self.maps.stored
 
     def forward(self, learned: Tensor) -> Tensor:
-        """(stored taps * stored channel pairs,) -> ``shape``."""
-        values = learned.reshape(self.stored)
-        if self.tap_map is not None:
-            values = values.index_select(0, self.tap_map)
-        if self.channel_map is not None:
-            values = values.index_select(1, self.channel_map)
-        if self.factor is not None:
-            values = values * self.factor
+        """(stored taps, stored channel pairs) -> ``shape``."""
+        taps, pairs, factor = self.maps.on(learned.device)
+        values = learned if taps is None else learned.index_select(0, taps)
+        values = values if pairs is None else values.index_select(1, pairs)
+        values = values if factor is None else values * factor.to(values.dtype)
         return values.t().reshape(self.shape)
 
     def right_inverse(self, kernel: Tensor) -> Tensor:
         """The nearest kernel with this symmetry: the mean over all entries that are made from one learned value."""
+        taps, pairs, factor = self.maps.on(kernel.device)
         values = self._by_tap(kernel).double()
-        if self.factor is not None:
-            values = values / self.factor
-        if self.tap_map is not None:
-            values = _mean_rows(values, self.tap_map, self.stored[0])
-        if self.channel_map is not None:
-            values = _mean_rows(values.t(), self.channel_map, self.stored[1]).t()
-        return values.to(kernel.dtype).flatten()
+        if factor is not None:
+            values = values / factor
+        if taps is not None:
+            values = _mean_rows(values, taps, self.stored[0])
+        if pairs is not None:
+            values = _mean_rows(values.t(), pairs, self.stored[1]).t()
+        return values.to(kernel.dtype).contiguous()
 
     def select(self, kernel: Tensor) -> Tensor:
         """The canonical region of a full kernel as the paper's code stores and initialises it; ``wwt`` averages."""
@@ -93,7 +97,7 @@ class SymmetricWeight(nn.Module):
             return self.right_inverse(kernel)
         taps, pairs, _ = _sources(self.shape, self.symm_type)
         taps, pairs = (_own(sources).nonzero().flatten().to(kernel.device) for sources in (taps, pairs))
-        return self._by_tap(kernel).index_select(0, taps).index_select(1, pairs).flatten()
+        return self._by_tap(kernel).index_select(0, taps).index_select(1, pairs)
 
     def extra_repr(self) -> str:
         return f"{self.shape}, {self.symm_type!r}"
@@ -101,30 +105,59 @@ class SymmetricWeight(nn.Module):
     def _by_tap(self, kernel: Tensor) -> Tensor:
         return kernel.reshape(self.shape[0] * self.shape[1], -1).t()
 
-    def _set_maps(self, device: torch.device) -> None:
-        taps, pairs, factor = _sources(self.shape, self.symm_type)
-        self.stored = (int(_own(taps).sum()), int(_own(pairs).sum()))
-        for name, sources in (("tap_map", taps), ("channel_map", pairs)):
-            own = _own(sources)
-            index = None if own.all() else (own.cumsum(0) - 1)[sources].to(device)
-            self.register_buffer(name, index, persistent=False)
-        quirk = self.odd_centre == "reference" and bool((factor != 1).any())
-        self.register_buffer("factor", factor.to(device) if quirk else None, persistent=False)
 
-    def _apply(self, fn, recurse=True):
-        # to_empty() gives a network built on the meta device maps without content, which no state dict brings back.
-        meta = any(buffer.is_meta for buffer in self.buffers())
-        super()._apply(fn, recurse)
-        device = next((buffer.device for buffer in self.buffers() if not buffer.is_meta), None)
-        if meta and device is not None:
-            self._set_maps(device)
+class KernelMaps:
+    """Which stored entry each entry of a kernel is made from.
+
+    No buffers: a network that is built without content, averaged or cast has the right ones all the same. They follow
+    from the arguments, so that equal layers share them and neither copies nor files hold them.
+
+    Args:
+        key: Shape, symmetry type and centre, as :class:`SymmetricWeight` takes them.
+
+    Attributes:
+        stored: (stored taps, stored channel pairs).
+    """
+
+    def __init__(self, *key):
+        self.key = key
+        shape, symm_type, odd_centre = key
+        taps, pairs, factor = _sources(shape, symm_type)
+        self.stored = (int(_own(taps).sum()), int(_own(pairs).sum()))
+        quirk = odd_centre == "reference" and bool((factor != 1).any())
+        self._by_device = {torch.device("cpu"): (_index(taps), _index(pairs), factor if quirk else None)}
+
+    def on(self, device: torch.device) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """Source of each tap, source of each channel pair, factor of each pair; None where it would change nothing."""
+        if device in self._by_device:
+            return self._by_device[device]
+        moved = tuple(t if t is None else t.to(device) for t in self._by_device[torch.device("cpu")])
+        if not torch.compiler.is_compiling():  # such tensors are not real ones
+            self._by_device[device] = moved
+        return moved
+
+    def __deepcopy__(self, memo: dict) -> "KernelMaps":
         return self
+
+    def __reduce__(self):
+        return kernel_maps, self.key
+
+
+@functools.cache
+def kernel_maps(shape: tuple[int, ...], symm_type: str, odd_centre: str) -> KernelMaps:
+    """The maps of a kind of kernel."""
+    return KernelMaps(shape, symm_type, odd_centre)
+
+
+def _index(sources: Tensor) -> Tensor | None:
+    own = _own(sources)
+    return None if own.all() else (own.cumsum(0) - 1)[sources]
 
 
 class SymmetricGates(nn.Module):
     """Makes the weight matrix of a recurrent layer, whose gates are blocks of rows, some of them symmetric.
 
-    The learned vector holds one part per gate, in order: the canonical region, or the whole block row by row.
+    The learned row, (1, stored entries), holds one part per gate: the canonical region, or the whole block row by row.
 
     Args:
         hidden: Rows of a gate.
@@ -142,9 +175,10 @@ class SymmetricGates(nn.Module):
         self.sizes = [symmetric if flag == "1" else hidden * columns for flag in flags]
 
     def forward(self, learned: Tensor) -> Tensor:
-        """(stored entries,) -> (gates * hidden, columns)."""
-        parts = zip(self.flags, learned.split(self.sizes), strict=True)
-        return torch.cat([self.block(part) if flag == "1" else part.view(self.block.shape) for flag, part in parts])
+        """(1, stored entries) -> (gates * hidden, columns)."""
+        parts = zip(self.flags, learned[0].split(self.sizes), strict=True)
+        make, shape, stored = self.block, self.block.shape, self.block.stored
+        return torch.cat([make(p.view(stored)) if flag == "1" else p.view(shape) for flag, p in parts])
 
     def right_inverse(self, matrix: Tensor) -> Tensor:
         """The nearest matrix with these symmetries."""
@@ -156,7 +190,7 @@ class SymmetricGates(nn.Module):
 
     def _per_gate(self, matrix: Tensor, read) -> Tensor:
         gates = zip(self.flags, matrix.chunk(len(self.flags)), strict=True)
-        return torch.cat([read(gate) if flag == "1" else gate.flatten() for flag, gate in gates])
+        return torch.cat([(read(gate) if flag == "1" else gate).flatten() for flag, gate in gates])[None]
 
 
 def check_type(symm_type: str) -> str:

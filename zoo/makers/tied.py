@@ -8,15 +8,16 @@ import math
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..errors import ZooError
 from .masked import check_sparsity
+from .whole import WholeNumbers
 
 TIED_UNITS = ("weight", "kernel")
 
 
-class TiedWeight(nn.Module):
+class TiedWeight(WholeNumbers):
     """Kernel = bank[index], reshaped.
 
     Args:
@@ -25,8 +26,6 @@ class TiedWeight(nn.Module):
         unit: ``weight`` ties single weights; ``kernel`` ties whole height x width kernels, n = out * in.
 
     Attributes:
-        index: Integer buffer (n): the bank's row at every position, row by row; every row is used floor(n / r) or
-            ceil(n / r) times.
         rows: r.
         shape: Of the kernel.
 
@@ -34,14 +33,14 @@ class TiedWeight(nn.Module):
         ZooError: If the unit does not exist, or the bank would be empty.
     """
 
-    index: Tensor
+    constant = True
 
     def __init__(self, shape: Sequence[int], sparsity: float = 0.0, unit: str = "weight"):
         super().__init__()
         if unit not in TIED_UNITS:
             raise ZooError(f"Tied weights have units {' and '.join(TIED_UNITS)}, not {unit!r}.")
         self.shape = tuple(shape)
-        self.row_shape = self.shape[2:] if unit == "kernel" else ()
+        self.row_shape = self.shape[2:] if unit == "kernel" else (1,)
         positions = math.prod(self.shape) // math.prod(self.row_shape)
         self.rows = round((1 - check_sparsity(sparsity)) * positions)
         if not self.rows:
@@ -49,7 +48,16 @@ class TiedWeight(nn.Module):
                 f"sparsity {sparsity} leaves no weight of a kernel of shape {self.shape}: choose a lower one."
             )
         index = (torch.arange(positions) % self.rows)[torch.randperm(positions)]
-        self.register_buffer("index", index.to(torch.int32))
+        self._register_whole("index", index.to(torch.int32))
+
+    @property
+    def index(self) -> Tensor:
+        """Integer buffer (n): the bank's row at every position; every row is used floor(n / r) or ceil(n / r) times.
+
+        Raises:
+            ZooError: If it is the average of indices.
+        """
+        return self.whole()
 
     @property
     def repeats(self) -> float:
@@ -57,7 +65,7 @@ class TiedWeight(nn.Module):
         return self.index.numel() / self.rows
 
     def forward(self, bank: Tensor) -> Tensor:
-        """(rows) or (rows, height, width) -> the kernel."""
+        """(rows, 1) or (rows, height, width) -> the kernel."""
         return bank.index_select(0, self.index).reshape(self.shape)
 
     def right_inverse(self, kernel: Tensor) -> Tensor:

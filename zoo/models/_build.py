@@ -1,16 +1,20 @@
 """From a registered name to a network, through timm's own builder and the zoo's verified weights."""
 
+import contextlib
+import difflib
+import inspect
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+import torch
 from timm.models import build_model_with_cfg, resolve_pretrained_cfg
 from torch import Tensor, nn
 
-from ..errors import WeightError
-from ..weights.assign import is_filled, is_worth_it, take_over, unfilled
-from ..weights.load import load_state_dict
+from ..errors import UnknownNameError, WeightError
+from ..weights.load import SOURCES, is_own_source, load_state_dict, read_own_file
 from ..weights.manifest import weights
 from ..weights.warm_start import is_warm_start
-from ._reference import rename_from_reference
+from ._reference import differences, rename_from_reference
 
 
 def build_model(
@@ -19,76 +23,134 @@ def build_model(
     pretrained: bool = False,
     *,
     levels: int,
+    base_cfg: Mapping[str, Any],
     pretrained_cfg: Any = None,
     pretrained_cfg_overlay: dict[str, Any] | None = None,
     cache_dir: str | None = None,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
     **kwargs: Any,
 ) -> nn.Module:
     """Build a registered network as ``timm.create_model`` asks for it.
 
-    timm resolves configuration, default arguments, feature extraction and adaption to other channels and classes;
-    only where the bytes of a pretrained weight come from is decided here, so that none is loaded unverified.
+    timm resolves configuration, default arguments, feature extraction and adaption to other channels and classes; only
+    where the bytes of a pretrained weight come from is decided here, so that none of ours is loaded unverified.
 
     Args:
         cls: Network class.
         variant: Registered name.
         pretrained: Load the weight that the configuration stands for.
         levels: Number of feature levels, the default of ``out_indices``.
+        base_cfg: The architecture's configuration where no weight is asked for.
         pretrained_cfg: Tag, or configuration read by timm from a Hub repository or folder.
-        pretrained_cfg_overlay: Entries that replace the configuration's.
+        pretrained_cfg_overlay: Entries that replace the configuration's; a source among them replaces every source.
         cache_dir: Where downloads are kept.
+        device: Where the network is built.
+        dtype: Type of its floating-point parameters and buffers.
         **kwargs: Arguments of the network.
 
     Raises:
-        WeightError: If the weight cannot be had, or its sha256 is not the manifest's.
+        UnknownNameError: If the network takes no such argument; the message names close ones.
+        WeightError: If the weight cannot be had, is not what the manifest says, or does not fit the network.
     """
     overlay = dict(pretrained_cfg_overlay or {})
-    if pretrained or isinstance(pretrained_cfg, str):  # a weight's own arguments; those the caller gives come first
-        tag = resolve_pretrained_cfg(variant, pretrained_cfg=pretrained_cfg, pretrained_cfg_overlay=overlay).tag
-        kwargs = {**weights().get(f"{variant}.{tag}", {}).get("model_args", {}), **kwargs}
-    filter_fn = None
-    creators: tuple = (cls,)
-    if pretrained:
-        cfg = resolve_pretrained_cfg(variant, pretrained_cfg=pretrained_cfg, pretrained_cfg_overlay=overlay).to_dict()
-        verified = load_state_dict(cfg, cache_dir)
+    if any(overlay.get(key) for key in SOURCES):
+        overlay = dict.fromkeys(SOURCES) | overlay
+    if pretrained_cfg is None and not pretrained:  # what an architecture is does not depend on the weights there are
+        pretrained_cfg = dict(base_cfg)
+    if pretrained and overlay.get("file") and not overlay.get("source"):
+        overlay["state_dict"] = read_own_file(overlay.pop("file"))
+        if pretrained_cfg is None:
+            pretrained_cfg, sizes = _configuration_of(variant, overlay["state_dict"], base_cfg)
+            overlay = sizes | overlay
+    cfg = resolve_pretrained_cfg(variant, pretrained_cfg=pretrained_cfg, pretrained_cfg_overlay=overlay).to_dict()
+    own_arguments = {}
+    if not is_own_source(cfg):
+        own_arguments = weights().get(f"{variant}.{cfg.get('tag')}", {}).get("model_args", {})
+        kwargs = {**own_arguments, **kwargs}
+    tensors = load_state_dict(cfg, cache_dir) if pretrained else None
+    warm = pretrained and is_warm_start(cfg)
+    sizes = {"num_classes": cfg["num_classes"], "in_chans": cfg["input_size"][0]}
+    adapted = [key for key, value in sizes.items() if kwargs.get(key, value) != value]
+    whole = not adapted and not kwargs.get("features_only")
+    if tensors is not None:
+        overlay |= dict.fromkeys(SOURCES) | {"state_dict": tensors}
 
-        start = is_warm_start(cfg)  # what was read is a plain network's, and the rest is to be drawn at random
-        own = {"num_classes": cfg["num_classes"], "in_chans": cfg["input_size"][0]}
-        unadapted = all(kwargs.get(argument, value) == value for argument, value in own.items())
-        if unadapted and not start and is_worth_it(verified):
-            creators = (unfilled(cls), cls)  # the second if a tensor is left that the file does not have
+    def create(**arguments: Any) -> nn.Module:
+        _check_arguments(cls, variant, arguments)
+        # Values that the file replaces are not drawn at random first: its keys are compared with the network's below.
+        place = "meta" if tensors is not None and whole and not warm else device
+        with torch.device(place) if place is not None else contextlib.nullcontext():
+            model = cls(**arguments)
+        if place == "meta" and torch.device(device or torch.get_default_device()).type != "meta":
+            model.to_empty(device=device or torch.get_default_device())
+        return model if dtype is None else model.to(dtype)
 
-        def filter_fn(read: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-            if start:
-                return model.warm_start(verified)
-            state = rename_from_reference(model, read if verified is None else verified)
-            return take_over(model, state) if next(model.parameters()).is_meta else state
+    def prepare(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+        state = model.warm_start(state) if warm else rename_from_reference(model, state)
+        free = () if whole else (cfg.get("classifier"), cfg.get("first_conv"), *getattr(model, "classifier_parts", ()))
+        problems = differences(
+            {k: v for k, v in model.state_dict().items() if not _is_part(k, free)},
+            {k: v for k, v in state.items() if not _is_part(k, free)},
+        )
+        if problems:
+            raise WeightError(f"{variant}: the file's tensors are not this network's: {problems}.")
+        return state
 
-        if verified is not None:
-            # timm takes a given state dict before any other source; the filter above puts the verified one in its
-            # place, which spares the copy that timm makes of every configuration.
-            overlay.update(state_dict={"verified": True}, source=None)
-    model = None
-    for create in creators:
-        try:
-            model = build_model_with_cfg(
-                create,
-                variant,
-                pretrained,
-                pretrained_cfg=pretrained_cfg,
-                pretrained_cfg_overlay=overlay,
-                pretrained_filter_fn=filter_fn,
-                feature_cfg={"out_indices": tuple(range(levels)), "feature_cls": "getter"},
-                **kwargs,
-            )
-        except RuntimeError as error:
-            if "in loading state_dict" not in str(error):
-                raise
-            reasons = " ".join(str(error).split())[:300]
-            raise WeightError(f"{variant}: the file's tensors are not this network's: {reasons}") from None
-        if all(is_filled(network) for network in (model, getattr(model, "model", None)) if network is not None):
-            break
+    model = build_model_with_cfg(
+        create,
+        variant,
+        pretrained,
+        pretrained_cfg=pretrained_cfg,
+        pretrained_cfg_overlay=overlay,
+        pretrained_filter_fn=prepare,
+        feature_cfg={"out_indices": tuple(range(levels)), "feature_cls": "getter"},
+        cache_dir=cache_dir,
+        **kwargs,
+    )
     for network in (model, getattr(model, "model", None)):
         if network is not None:
             network.pretrained_cfg.pop("state_dict", None)
+            network.pretrained_cfg.update({key: cfg[key] for key in SOURCES[1:] if cfg.get(key)})
+            network._model_args = dict(own_arguments)  # what timm writes into config.json, with the caller's
     return model
+
+
+def _configuration_of(
+    variant: str, state: Mapping[str, Tensor], base_cfg: Mapping[str, Any]
+) -> tuple[dict[str, Any] | None, dict[str, Any]]:
+    """Configuration of a file of the user's own: the first weight's or the architecture's, by channels."""
+    cfg, sizes = resolve_pretrained_cfg(variant).to_dict(), {}
+    stem, rows = (
+        next((state[f"{layer}.{end}"].shape for end in _WEIGHTS if f"{layer}.{end}" in state), None)
+        for layer in (cfg["first_conv"], cfg["classifier"])
+    )
+    if rows:
+        sizes["num_classes"] = rows[0]
+    if stem and len(stem) == 4 and stem[1] != cfg["input_size"][0]:
+        cfg = dict(base_cfg)
+        if stem[1] != cfg["input_size"][0]:
+            sizes["input_size"] = (stem[1], *cfg["input_size"][1:])
+    return {key: value for key, value in cfg.items() if key not in SOURCES}, sizes
+
+
+_WEIGHTS = ("weight", "parametrizations.weight.original")
+
+
+def _is_part(name: str, layers: Iterable[str | None]) -> bool:
+    return any(layer and name.startswith(f"{layer}.") for layer in layers)
+
+
+def _check_arguments(cls: type[nn.Module], variant: str, arguments: Mapping[str, Any]) -> None:
+    """Refuse arguments that no constructor of the class takes."""
+    known: list[str] = []
+    for base in cls.__mro__:
+        if "__init__" in vars(base):
+            parameters = inspect.signature(base.__init__).parameters.values()
+            known += [p.name for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)][1:]
+            if not any(p.kind == p.VAR_KEYWORD for p in parameters):
+                break
+    for name in arguments:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, 3) or sorted(set(known))
+            raise UnknownNameError(f"{variant} takes no argument {name!r}. Did you mean {', '.join(close)}?")

@@ -1,12 +1,9 @@
 """timm's ResNet built from plain values, with the two forms timm lacks: other widths, and a stem for small images."""
 
-from collections.abc import Callable
-
-from timm.models import BasicBlock, Bottleneck, ResNet, register_model
+from timm.models import BasicBlock, Bottleneck, ResNet
 from torch import nn
 
 from ..errors import ZooError
-from ._build import build_model
 
 DEPTHS = {
     18: (BasicBlock, (2, 2, 2, 2)),
@@ -78,28 +75,3 @@ class PlainResNet(ResNet):
     def residual_blocks(self) -> list[BasicBlock | Bottleneck]:
         """The residual blocks in order of execution."""
         return [*self.layer1, *self.layer2, *self.layer3, *self.layer4]
-
-
-def register_variants(module: str, cls: type[PlainResNet], variants: dict[str, dict], describe: Callable[[str], str]):
-    """Register networks that differ in fixed arguments only.
-
-    Args:
-        module: ``__name__`` of the calling module, which defines ``default_cfgs`` before.
-        cls: Network class.
-        variants: Registered name -> arguments.
-        describe: Gives the docstring of a name.
-
-    Returns:
-        Name -> entry point.
-    """
-
-    def make(name: str, fixed: dict) -> Callable[..., nn.Module]:
-        def entry(pretrained: bool = False, **kwargs) -> nn.Module:
-            return build_model(cls, name, pretrained, levels=5, **{**fixed, **kwargs})
-
-        entry.__name__ = entry.__qualname__ = name
-        entry.__module__ = module
-        entry.__doc__ = describe(name)
-        return register_model(entry)
-
-    return {name: make(name, fixed) for name, fixed in variants.items()}

@@ -35,7 +35,7 @@ class SparseNet(ABC):
     fc_sparsity: float
     sparse_unit: str
     reparam: str
-    _classifier_tensors: tuple[str, ...] = ()
+    classifier_parts: tuple[str, ...] = ()
 
     @abstractmethod
     def sparse_layers(self) -> dict[str, nn.Module]:
@@ -111,7 +111,11 @@ class SparseNet(ABC):
             state_dict = {
                 name: value
                 for name, value in state_dict.items()
-                if not (name.startswith(self._classifier_tensors) and name in own and value.shape != own[name].shape)
+                if not (
+                    name.startswith(tuple(f"{part}." for part in self.classifier_parts))
+                    and name in own
+                    and value.shape != own[name].shape
+                )
             }
         return super().load_state_dict(state_dict, strict=strict, assign=assign)
 
@@ -145,7 +149,9 @@ class SparseNet(ABC):
                 if index.is_floating_point() or not torch.all((index >= 0) & (index < len(bank))):
                     raise WeightError(f"{key}d_tensor.weight_alloc is not a map into a bank of {len(bank)} rows.")
                 kernel = bank[index.long()]
-                if folds and kernel.numel() == layer.weight.numel():
+                if isinstance(maker_of(layer), TiedWeight) and kernel.numel() == layer.weight.numel():
+                    state[f"{key}d_tensor.bank"] = bank.reshape(len(bank), *maker_of(layer).row_shape)
+                elif folds and kernel.numel() == layer.weight.numel():
                     state[f"{key}weight"] = kernel.reshape(layer.weight.shape)
                     del state[f"{key}d_tensor.bank"], state[f"{key}d_tensor.weight_alloc"]
         return state

@@ -6,14 +6,13 @@ of the branch's output. Papers: see :mod:`zoo.layers.attention`.
 
 import re
 
-from timm.models import generate_default_cfgs
 from torch import Tensor, nn
 
 from ..errors import UnknownNameError
 from ..layers.attention import Cbam, GatherExcite, SqueezeExcite
-from ..weights.manifest import timm_cfgs
-from ._plain_resnet import PlainResNet, register_variants
+from ._plain_resnet import PlainResNet
 from ._reference import register_reference, rename
+from ._register import register
 from .paradise import strip_half_prefix
 
 __all__ = ["AttentionResNet"]
@@ -121,24 +120,49 @@ register_reference("paradise", "se_", _reference_se, **_COMMON, reduction=16)
 register_reference("paradise", "cbam_", _reference_cbam, **_COMMON, reduction=16)
 register_reference("paradise", "ge_", _reference_ge, **_COMMON, extent=8, extra_params=True, mlp=False)
 
-_IMAGENET = {
-    f"{attention}_resnet{depth}": {"depth": depth, "attention": attention}
-    for attention in _ATTENTIONS
-    for depth in (18, 34, 50, 101)
-}
-_SMALL = {f"{attention}_resnet18_cifar": {"attention": attention, "small_images": True} for attention in ("se", "ge")}
-
-default_cfgs = generate_default_cfgs(
-    timm_cfgs(_IMAGENET, first_conv="conv1", classifier="fc", pool_size=(7, 7), dataset="imagenet")
-    | timm_cfgs(_SMALL, first_conv="conv1", classifier="fc", pool_size=(4, 4))
+register(
+    __name__,
+    AttentionResNet,
+    {
+        "se_resnet18": ({"depth": 18, "attention": "se"}, "ResNet-18 with squeeze-and-excitation."),
+        "se_resnet34": ({"depth": 34, "attention": "se"}, "ResNet-34 with squeeze-and-excitation."),
+        "se_resnet50": ({"depth": 50, "attention": "se"}, "ResNet-50 with squeeze-and-excitation."),
+        "se_resnet101": ({"depth": 101, "attention": "se"}, "ResNet-101 with squeeze-and-excitation."),
+        "ge_resnet18": ({"depth": 18, "attention": "ge"}, "ResNet-18 with gather-excite of extent 8 with parameters."),
+        "ge_resnet34": ({"depth": 34, "attention": "ge"}, "ResNet-34 with gather-excite of extent 8 with parameters."),
+        "ge_resnet50": ({"depth": 50, "attention": "ge"}, "ResNet-50 with gather-excite of extent 8 with parameters."),
+        "ge_resnet101": (
+            {"depth": 101, "attention": "ge"},
+            "ResNet-101 with gather-excite of extent 8 with parameters.",
+        ),
+        "cbam_resnet18": ({"depth": 18, "attention": "cbam"}, "ResNet-18 with CBAM."),
+        "cbam_resnet34": ({"depth": 34, "attention": "cbam"}, "ResNet-34 with CBAM."),
+        "cbam_resnet50": ({"depth": 50, "attention": "cbam"}, "ResNet-50 with CBAM."),
+        "cbam_resnet101": ({"depth": 101, "attention": "cbam"}, "ResNet-101 with CBAM."),
+    },
+    levels=5,
+    dataset="imagenet",
+    first_conv="conv1",
+    classifier="fc",
+    pool_size=(7, 7),
 )
 
-_TITLES = {"se": "squeeze-and-excitation", "ge": "gather-excite of extent 8 with parameters", "cbam": "CBAM"}
-
-
-def _describe(name: str) -> str:
-    attention, size, *small = name.split("_")
-    return f"ResNet-{size[6:]} with {_TITLES[attention]}, for {32 if small else 224} pixels."
-
-
-globals().update(register_variants(__name__, AttentionResNet, _IMAGENET | _SMALL, _describe))
+register(
+    __name__,
+    AttentionResNet,
+    {
+        "se_resnet18_cifar": (
+            {"depth": 18, "attention": "se", "small_images": True},
+            "ResNet-18 with squeeze-and-excitation, for 32x32 images.",
+        ),
+        "ge_resnet18_cifar": (
+            {"depth": 18, "attention": "ge", "small_images": True},
+            "ResNet-18 with gather-excite of extent 8 with parameters, for 32x32 images.",
+        ),
+    },
+    levels=5,
+    dataset="cifar10",
+    first_conv="conv1",
+    classifier="fc",
+    pool_size=(4, 4),
+)

@@ -8,14 +8,12 @@ Networks with Layer Reuse", ICIP 2019, https://arxiv.org/abs/1901.09615.
 import re
 
 from timm.layers import ClassifierHead
-from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
 from ..errors import ZooError
 from ..layers.conv_bn import conv_bn
-from ..weights.manifest import timm_cfgs
-from ._build import build_model
 from ._reference import register_reference, rename
+from ._register import register
 from ._staged import StagedNet
 
 __all__ = ["LruMobileNet", "SeparableBlock"]
@@ -107,36 +105,21 @@ def _reference(num_classes: int, width_mult: float, init_ch: int) -> LruMobileNe
 
 register_reference("lrunet", "mobilenet", _reference, num_classes=10, width_mult=1, init_ch=3)
 
-_FIXED = {f"lru_mobilenet_{round(100 * width):03}": {"width_mult": width} for width in (0.25, 0.4, 1)}
-
-default_cfgs = generate_default_cfgs(
-    timm_cfgs(["lru_mobilenet", *_FIXED], first_conv="stem.conv", classifier="head.fc", pool_size=(4, 4))
+register(
+    __name__,
+    LruMobileNet,
+    {
+        "lru_mobilenet": (
+            {},
+            "MobileNet for small images with its own arguments: ``width_mult`` (1), ``drop_rate`` (0.2).",
+        ),
+        "lru_mobilenet_025": ({"width_mult": 0.25}, "MobileNet 0.25x for small images."),
+        "lru_mobilenet_040": ({"width_mult": 0.4}, "MobileNet 0.4x for small images."),
+        "lru_mobilenet_100": ({"width_mult": 1}, "MobileNet 1x for small images."),
+    },
+    levels=len(_STAGES),
+    dataset="cifar10",
+    first_conv="stem.conv",
+    classifier="head.fc",
+    pool_size=(4, 4),
 )
-
-
-def _create(variant: str, pretrained: bool, **kwargs) -> LruMobileNet:
-    return build_model(LruMobileNet, variant, pretrained, levels=len(_STAGES), **{**_FIXED.get(variant, {}), **kwargs})
-
-
-@register_model
-def lru_mobilenet(pretrained: bool = False, **kwargs) -> LruMobileNet:
-    """MobileNet for small images with its own arguments: ``width_mult`` (1), ``drop_rate`` (0.2)."""
-    return _create("lru_mobilenet", pretrained, **kwargs)
-
-
-@register_model
-def lru_mobilenet_025(pretrained: bool = False, **kwargs) -> LruMobileNet:
-    """MobileNet 0.25x for small images."""
-    return _create("lru_mobilenet_025", pretrained, **kwargs)
-
-
-@register_model
-def lru_mobilenet_040(pretrained: bool = False, **kwargs) -> LruMobileNet:
-    """MobileNet 0.4x for small images."""
-    return _create("lru_mobilenet_040", pretrained, **kwargs)
-
-
-@register_model
-def lru_mobilenet_100(pretrained: bool = False, **kwargs) -> LruMobileNet:
-    """MobileNet 1x for small images."""
-    return _create("lru_mobilenet_100", pretrained, **kwargs)

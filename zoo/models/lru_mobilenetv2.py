@@ -10,14 +10,12 @@ import math
 import re
 
 from timm.layers import ClassifierHead
-from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
 from ..errors import ZooError
 from ..layers.conv_bn import conv_bn
-from ..weights.manifest import timm_cfgs
-from ._build import build_model
 from ._reference import register_reference, rename
+from ._register import register
 from ._staged import StagedNet
 
 __all__ = ["InvertedResidual", "LruMobileNetV2"]
@@ -135,44 +133,22 @@ def _reference(num_classes: int, width_mult: float, init_ch: int) -> LruMobileNe
 
 register_reference("lrunet", "mobilenetv2", _reference, num_classes=10, width_mult=1, init_ch=3)
 
-_FIXED = {f"lru_mobilenetv2_{round(100 * width):03}": {"width_mult": width} for width in (0.25, 0.4, 1, 1.4)}
-
-default_cfgs = generate_default_cfgs(
-    timm_cfgs(["lru_mobilenetv2", *_FIXED], first_conv="stem.conv", classifier="head.fc", pool_size=(4, 4))
+register(
+    __name__,
+    LruMobileNetV2,
+    {
+        "lru_mobilenetv2": (
+            {},
+            "MobileNetV2 for small images with its own arguments: ``width_mult`` (1), ``drop_rate`` (0.2).",
+        ),
+        "lru_mobilenetv2_025": ({"width_mult": 0.25}, "MobileNetV2 0.25x for small images."),
+        "lru_mobilenetv2_040": ({"width_mult": 0.4}, "MobileNetV2 0.4x for small images."),
+        "lru_mobilenetv2_100": ({"width_mult": 1}, "MobileNetV2 1x for small images."),
+        "lru_mobilenetv2_140": ({"width_mult": 1.4}, "MobileNetV2 1.4x for small images."),
+    },
+    levels=len(_STAGES),
+    dataset="cifar10",
+    first_conv="stem.conv",
+    classifier="head.fc",
+    pool_size=(4, 4),
 )
-
-
-def _create(variant: str, pretrained: bool, **kwargs) -> LruMobileNetV2:
-    return build_model(
-        LruMobileNetV2, variant, pretrained, levels=len(_STAGES), **{**_FIXED.get(variant, {}), **kwargs}
-    )
-
-
-@register_model
-def lru_mobilenetv2(pretrained: bool = False, **kwargs) -> LruMobileNetV2:
-    """MobileNetV2 for small images with its own arguments: ``width_mult`` (1), ``drop_rate`` (0.2)."""
-    return _create("lru_mobilenetv2", pretrained, **kwargs)
-
-
-@register_model
-def lru_mobilenetv2_025(pretrained: bool = False, **kwargs) -> LruMobileNetV2:
-    """MobileNetV2 0.25x for small images."""
-    return _create("lru_mobilenetv2_025", pretrained, **kwargs)
-
-
-@register_model
-def lru_mobilenetv2_040(pretrained: bool = False, **kwargs) -> LruMobileNetV2:
-    """MobileNetV2 0.4x for small images."""
-    return _create("lru_mobilenetv2_040", pretrained, **kwargs)
-
-
-@register_model
-def lru_mobilenetv2_100(pretrained: bool = False, **kwargs) -> LruMobileNetV2:
-    """MobileNetV2 1x for small images."""
-    return _create("lru_mobilenetv2_100", pretrained, **kwargs)
-
-
-@register_model
-def lru_mobilenetv2_140(pretrained: bool = False, **kwargs) -> LruMobileNetV2:
-    """MobileNetV2 1.4x for small images."""
-    return _create("lru_mobilenetv2_140", pretrained, **kwargs)

@@ -10,15 +10,13 @@ import re
 
 import torch
 from timm.layers import ClassifierHead
-from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import ZooError
 from ..layers.conv_bn import conv_bn
-from ..weights.manifest import timm_cfgs
-from ._build import build_model
 from ._reference import register_reference, rename
+from ._register import register
 from ._staged import StagedNet
 
 __all__ = ["LruShuffleNet", "ShuffleUnit", "shuffle_groups"]
@@ -140,58 +138,24 @@ def _reference(num_classes: int, width_mult: float, groups: int, init_ch: int) -
 
 register_reference("lrunet", "shufflenet", _reference, num_classes=10, width_mult=1, groups=3, init_ch=3)
 
-_FIXED = {
-    f"lru_shufflenet_g{groups}_{round(100 * width):03}": {"width_mult": width, "groups": groups}
-    for groups, widths in ((3, (0.25, 0.5, 0.75, 1)), (8, (1, 2)))
-    for width in widths
-}
-
-default_cfgs = generate_default_cfgs(
-    timm_cfgs(["lru_shufflenet", *_FIXED], first_conv="stem.conv", classifier="head.fc", pool_size=(4, 4))
+register(
+    __name__,
+    LruShuffleNet,
+    {
+        "lru_shufflenet": (
+            {},
+            "ShuffleNet for small images with its own arguments: ``width_mult`` (1), ``groups`` (3 or 8).",
+        ),
+        "lru_shufflenet_g3_025": ({"groups": 3, "width_mult": 0.25}, "ShuffleNet 0.25x for small images, 3 groups."),
+        "lru_shufflenet_g3_050": ({"groups": 3, "width_mult": 0.5}, "ShuffleNet 0.5x for small images, 3 groups."),
+        "lru_shufflenet_g3_075": ({"groups": 3, "width_mult": 0.75}, "ShuffleNet 0.75x for small images, 3 groups."),
+        "lru_shufflenet_g3_100": ({"groups": 3, "width_mult": 1}, "ShuffleNet 1x for small images, 3 groups."),
+        "lru_shufflenet_g8_100": ({"groups": 8, "width_mult": 1}, "ShuffleNet 1x for small images, 8 groups."),
+        "lru_shufflenet_g8_200": ({"groups": 8, "width_mult": 2}, "ShuffleNet 2x for small images, 8 groups."),
+    },
+    levels=len(_UNITS),
+    dataset="cifar10",
+    first_conv="stem.conv",
+    classifier="head.fc",
+    pool_size=(4, 4),
 )
-
-
-def _create(variant: str, pretrained: bool, **kwargs) -> LruShuffleNet:
-    return build_model(LruShuffleNet, variant, pretrained, levels=len(_UNITS), **{**_FIXED.get(variant, {}), **kwargs})
-
-
-@register_model
-def lru_shufflenet(pretrained: bool = False, **kwargs) -> LruShuffleNet:
-    """ShuffleNet for small images with its own arguments: ``width_mult`` (1), ``groups`` (3 or 8)."""
-    return _create("lru_shufflenet", pretrained, **kwargs)
-
-
-@register_model
-def lru_shufflenet_g3_025(pretrained: bool = False, **kwargs) -> LruShuffleNet:
-    """ShuffleNet 0.25x for small images, 3 groups."""
-    return _create("lru_shufflenet_g3_025", pretrained, **kwargs)
-
-
-@register_model
-def lru_shufflenet_g3_050(pretrained: bool = False, **kwargs) -> LruShuffleNet:
-    """ShuffleNet 0.5x for small images, 3 groups."""
-    return _create("lru_shufflenet_g3_050", pretrained, **kwargs)
-
-
-@register_model
-def lru_shufflenet_g3_075(pretrained: bool = False, **kwargs) -> LruShuffleNet:
-    """ShuffleNet 0.75x for small images, 3 groups."""
-    return _create("lru_shufflenet_g3_075", pretrained, **kwargs)
-
-
-@register_model
-def lru_shufflenet_g3_100(pretrained: bool = False, **kwargs) -> LruShuffleNet:
-    """ShuffleNet 1x for small images, 3 groups."""
-    return _create("lru_shufflenet_g3_100", pretrained, **kwargs)
-
-
-@register_model
-def lru_shufflenet_g8_100(pretrained: bool = False, **kwargs) -> LruShuffleNet:
-    """ShuffleNet 1x for small images, 8 groups."""
-    return _create("lru_shufflenet_g8_100", pretrained, **kwargs)
-
-
-@register_model
-def lru_shufflenet_g8_200(pretrained: bool = False, **kwargs) -> LruShuffleNet:
-    """ShuffleNet 2x for small images, 8 groups."""
-    return _create("lru_shufflenet_g8_200", pretrained, **kwargs)

@@ -12,15 +12,13 @@ from collections import OrderedDict
 import torch
 import torch.fx
 from timm.layers import ClassifierHead
-from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
 from ..errors import ZooError
 from ..layers import interleave_halves, require_map
 from ..layers.conv_bn import conv_bn
-from ..weights.manifest import timm_cfgs
-from ._build import build_model
 from ._reference import register_reference, rename
+from ._register import register
 from ._staged import StagedNet
 
 __all__ = ["BasicUnit", "DownUnit", "LruShuffleNetV2"]
@@ -169,56 +167,24 @@ def _reference(num_classes: int, width_mult: float, init_ch: int) -> LruShuffleN
 
 register_reference("lrunet", "shufflenetv2", _reference, num_classes=10, width_mult=1, init_ch=3)
 
-_FIXED = {f"lru_shufflenetv2_{round(100 * width):03}": {"width_mult": width} for width in _WIDTHS}
-
-default_cfgs = generate_default_cfgs(
-    timm_cfgs(["lru_shufflenetv2", *_FIXED], first_conv="stem.conv", classifier="head.fc", pool_size=(4, 4))
+register(
+    __name__,
+    LruShuffleNetV2,
+    {
+        "lru_shufflenetv2": (
+            {},
+            "ShuffleNetV2 for small images with its own arguments: ``width_mult`` (1, one of six).",
+        ),
+        "lru_shufflenetv2_025": ({"width_mult": 0.25}, "ShuffleNetV2 0.25x for small images."),
+        "lru_shufflenetv2_050": ({"width_mult": 0.5}, "ShuffleNetV2 0.5x for small images."),
+        "lru_shufflenetv2_075": ({"width_mult": 0.75}, "ShuffleNetV2 0.75x for small images."),
+        "lru_shufflenetv2_100": ({"width_mult": 1}, "ShuffleNetV2 1x for small images."),
+        "lru_shufflenetv2_150": ({"width_mult": 1.5}, "ShuffleNetV2 1.5x for small images."),
+        "lru_shufflenetv2_200": ({"width_mult": 2}, "ShuffleNetV2 2x for small images."),
+    },
+    levels=len(_UNITS),
+    dataset="cifar10",
+    first_conv="stem.conv",
+    classifier="head.fc",
+    pool_size=(4, 4),
 )
-
-
-def _create(variant: str, pretrained: bool, **kwargs) -> LruShuffleNetV2:
-    return build_model(
-        LruShuffleNetV2, variant, pretrained, levels=len(_UNITS), **{**_FIXED.get(variant, {}), **kwargs}
-    )
-
-
-@register_model
-def lru_shufflenetv2(pretrained: bool = False, **kwargs) -> LruShuffleNetV2:
-    """ShuffleNetV2 for small images with its own arguments: ``width_mult`` (1, one of six)."""
-    return _create("lru_shufflenetv2", pretrained, **kwargs)
-
-
-@register_model
-def lru_shufflenetv2_025(pretrained: bool = False, **kwargs) -> LruShuffleNetV2:
-    """ShuffleNetV2 0.25x for small images."""
-    return _create("lru_shufflenetv2_025", pretrained, **kwargs)
-
-
-@register_model
-def lru_shufflenetv2_050(pretrained: bool = False, **kwargs) -> LruShuffleNetV2:
-    """ShuffleNetV2 0.5x for small images."""
-    return _create("lru_shufflenetv2_050", pretrained, **kwargs)
-
-
-@register_model
-def lru_shufflenetv2_075(pretrained: bool = False, **kwargs) -> LruShuffleNetV2:
-    """ShuffleNetV2 0.75x for small images."""
-    return _create("lru_shufflenetv2_075", pretrained, **kwargs)
-
-
-@register_model
-def lru_shufflenetv2_100(pretrained: bool = False, **kwargs) -> LruShuffleNetV2:
-    """ShuffleNetV2 1x for small images."""
-    return _create("lru_shufflenetv2_100", pretrained, **kwargs)
-
-
-@register_model
-def lru_shufflenetv2_150(pretrained: bool = False, **kwargs) -> LruShuffleNetV2:
-    """ShuffleNetV2 1.5x for small images."""
-    return _create("lru_shufflenetv2_150", pretrained, **kwargs)
-
-
-@register_model
-def lru_shufflenetv2_200(pretrained: bool = False, **kwargs) -> LruShuffleNetV2:
-    """ShuffleNetV2 2x for small images."""
-    return _create("lru_shufflenetv2_200", pretrained, **kwargs)

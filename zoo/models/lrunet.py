@@ -12,15 +12,13 @@ from collections import OrderedDict
 
 import torch
 import torch.fx
-from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import ZooError
 from ..layers import interleave_halves, repeat_channels, require_map
-from ..weights.manifest import timm_cfgs
-from ._build import build_model
 from ._reference import register_reference, rename
+from ._register import register
 from ._staged import StagedNet
 
 __all__ = ["LruNet", "ReuseBlock"]
@@ -208,82 +206,43 @@ def _reference(num_classes: int, width_mult: float, layer_reuse: int, drop: floa
 
 register_reference("lrunet", "lrunet", _reference, num_classes=10, width_mult=1, layer_reuse=8, drop=0.5, init_ch=3)
 
-_FIXED = {
-    f"lrunet{reuse}_{100 * width}": {"layer_reuse": reuse, "width_mult": width}
-    for width in (1, 2)
-    for reuse in (1, 2, 8, 10, 14)
-}
-
-default_cfgs = generate_default_cfgs(
-    timm_cfgs(["lrunet", *_FIXED], first_conv="stem.conv", classifier="head.fc", pool_size=(2, 2))
+register(
+    __name__,
+    LruNet,
+    {
+        "lrunet": (
+            {},
+            "LruNet with the paper's own arguments: ``layer_reuse`` (8), ``width_mult`` (1 or 2), ``drop_rate`` (0.5).",
+        ),
+        "lrunet1_100": ({"layer_reuse": 1}, "1-LruNet-1x: every block is run once."),
+        "lrunet2_100": ({"layer_reuse": 2}, "2-LruNet-1x: every block is run 2 times."),
+        "lrunet8_100": ({"layer_reuse": 8}, "8-LruNet-1x: every block is run 8 times."),
+        "lrunet10_100": ({"layer_reuse": 10}, "10-LruNet-1x: every block is run 10 times."),
+        "lrunet14_100": ({"layer_reuse": 14}, "14-LruNet-1x: every block is run 14 times."),
+        "lrunet1_200": (
+            {"layer_reuse": 1, "width_mult": 2},
+            "1-LruNet-2x: every block is run once, at twice the width.",
+        ),
+        "lrunet2_200": (
+            {"layer_reuse": 2, "width_mult": 2},
+            "2-LruNet-2x: every block is run 2 times, at twice the width.",
+        ),
+        "lrunet8_200": (
+            {"layer_reuse": 8, "width_mult": 2},
+            "8-LruNet-2x: every block is run 8 times, at twice the width.",
+        ),
+        "lrunet10_200": (
+            {"layer_reuse": 10, "width_mult": 2},
+            "10-LruNet-2x: every block is run 10 times, at twice the width.",
+        ),
+        "lrunet14_200": (
+            {"layer_reuse": 14, "width_mult": 2},
+            "14-LruNet-2x: every block is run 14 times, at twice the width.",
+        ),
+    },
+    levels=4,
+    dataset="cifar10",
+    first_conv="stem.conv",
+    classifier="head.fc",
+    pool_size=(2, 2),
 )
-
-
-def _create(variant: str, pretrained: bool, **kwargs) -> LruNet:
-    return build_model(LruNet, variant, pretrained, levels=4, **{**_FIXED.get(variant, {}), **kwargs})
-
-
-@register_model
-def lrunet(pretrained: bool = False, **kwargs) -> LruNet:
-    """LruNet with the paper's own arguments: ``layer_reuse`` (8), ``width_mult`` (1 or 2), ``drop_rate`` (0.5)."""
-    return _create("lrunet", pretrained, **kwargs)
-
-
-@register_model
-def lrunet1_100(pretrained: bool = False, **kwargs) -> LruNet:
-    """1-LruNet-1x: every block is run once."""
-    return _create("lrunet1_100", pretrained, **kwargs)
-
-
-@register_model
-def lrunet2_100(pretrained: bool = False, **kwargs) -> LruNet:
-    """2-LruNet-1x: every block is run 2 times."""
-    return _create("lrunet2_100", pretrained, **kwargs)
-
-
-@register_model
-def lrunet8_100(pretrained: bool = False, **kwargs) -> LruNet:
-    """8-LruNet-1x: every block is run 8 times."""
-    return _create("lrunet8_100", pretrained, **kwargs)
-
-
-@register_model
-def lrunet10_100(pretrained: bool = False, **kwargs) -> LruNet:
-    """10-LruNet-1x: every block is run 10 times."""
-    return _create("lrunet10_100", pretrained, **kwargs)
-
-
-@register_model
-def lrunet14_100(pretrained: bool = False, **kwargs) -> LruNet:
-    """14-LruNet-1x: every block is run 14 times."""
-    return _create("lrunet14_100", pretrained, **kwargs)
-
-
-@register_model
-def lrunet1_200(pretrained: bool = False, **kwargs) -> LruNet:
-    """1-LruNet-2x: every block is run once, at twice the width."""
-    return _create("lrunet1_200", pretrained, **kwargs)
-
-
-@register_model
-def lrunet2_200(pretrained: bool = False, **kwargs) -> LruNet:
-    """2-LruNet-2x: every block is run 2 times, at twice the width."""
-    return _create("lrunet2_200", pretrained, **kwargs)
-
-
-@register_model
-def lrunet8_200(pretrained: bool = False, **kwargs) -> LruNet:
-    """8-LruNet-2x: every block is run 8 times, at twice the width."""
-    return _create("lrunet8_200", pretrained, **kwargs)
-
-
-@register_model
-def lrunet10_200(pretrained: bool = False, **kwargs) -> LruNet:
-    """10-LruNet-2x: every block is run 10 times, at twice the width."""
-    return _create("lrunet10_200", pretrained, **kwargs)
-
-
-@register_model
-def lrunet14_200(pretrained: bool = False, **kwargs) -> LruNet:
-    """14-LruNet-2x: every block is run 14 times, at twice the width."""
-    return _create("lrunet14_200", pretrained, **kwargs)

@@ -9,14 +9,14 @@ https://arxiv.org/abs/1908.03930, is PD-A with two of the branches.
 from collections.abc import Mapping, Sequence
 
 import torch
-from timm.models import BasicBlock, generate_default_cfgs
+from timm.models import BasicBlock
 from torch import Tensor, nn
 
 from ..errors import UnknownNameError, WeightError, ZooError
 from ..layers.paradise import BRANCHES, PDAConv2d, PDBConv2d
-from ..weights.manifest import timm_cfgs
-from ._plain_resnet import DEPTHS, PlainResNet, register_variants
+from ._plain_resnet import PlainResNet
 from ._reference import register_reference, rename
+from ._register import register
 
 __all__ = ["ParadiseResNet", "expand_plain"]
 
@@ -191,40 +191,83 @@ for _prefix, _kind, _names in (("pd_a_", "pd_a", BRANCHES), ("pd_b_", "pd_b", BR
         gate_reduction=16,
     )
 
-
-_CIFAR = {"small_images": True}
-_HALF = {"small_images": True, "width": 0.5}
-_PLAIN = {"resnet18_cifar": _CIFAR, "resnet18_half_cifar": _HALF}
-_IMAGENET = {
-    **{f"{kind}_resnet{depth}": {"depth": depth, "kind": kind} for kind in ("pd_a", "pd_b") for depth in DEPTHS},
-    **{f"ac_resnet{depth}": {"depth": depth, "branches": _AC} for depth in (18, 34, 50, 101)},
-}
-_SMALL = {
-    "pd_a_resnet18_cifar": _CIFAR,
-    "pd_b_resnet18_cifar": {"kind": "pd_b", **_CIFAR},
-    "ac_resnet18_cifar": {"branches": _AC, **_CIFAR},
-    "pd_a_resnet18_half_cifar": _HALF,
-    "pd_b_resnet18_half_cifar": {"kind": "pd_b", **_HALF},
-}
-
-default_cfgs = generate_default_cfgs(
-    timm_cfgs(_IMAGENET, first_conv="conv1", classifier="fc", pool_size=(7, 7), dataset="imagenet")
-    | timm_cfgs([*_PLAIN, *_SMALL], first_conv="conv1", classifier="fc", pool_size=(4, 4))
+register(
+    __name__,
+    PlainResNet,
+    {
+        "resnet18_cifar": (
+            {"depth": 18, "small_images": True},
+            "ResNet-18 for 32x32 images, the plain network that PD-A folds into.",
+        ),
+        "resnet18_half_cifar": (
+            {"depth": 18, "width": 0.5, "small_images": True},
+            "ResNet-18 of half the width for 32x32 images, the plain network that PD-A folds into.",
+        ),
+    },
+    levels=5,
+    dataset="cifar10",
+    first_conv="conv1",
+    classifier="fc",
+    pool_size=(4, 4),
 )
 
-_KINDS = {
-    "pd": "The branches are summed (pd_a) or gated by the input (pd_b); ``branches`` chooses among them.",
-    "ac": "AC-ResNet: PD-A with the branches standard1 and skeleton.",
-    "resnet18": "The plain network that PD-A folds into.",
-}
+register(
+    __name__,
+    ParadiseResNet,
+    {
+        "pd_a_resnet18": ({"depth": 18, "kind": "pd_a"}, "PD-A ResNet-18: the branches are summed."),
+        "pd_a_resnet34": ({"depth": 34, "kind": "pd_a"}, "PD-A ResNet-34: the branches are summed."),
+        "pd_a_resnet50": ({"depth": 50, "kind": "pd_a"}, "PD-A ResNet-50: the branches are summed."),
+        "pd_a_resnet101": ({"depth": 101, "kind": "pd_a"}, "PD-A ResNet-101: the branches are summed."),
+        "pd_a_resnet152": ({"depth": 152, "kind": "pd_a"}, "PD-A ResNet-152: the branches are summed."),
+        "pd_b_resnet18": ({"depth": 18, "kind": "pd_b"}, "PD-B ResNet-18: the branches are gated by the input."),
+        "pd_b_resnet34": ({"depth": 34, "kind": "pd_b"}, "PD-B ResNet-34: the branches are gated by the input."),
+        "pd_b_resnet50": ({"depth": 50, "kind": "pd_b"}, "PD-B ResNet-50: the branches are gated by the input."),
+        "pd_b_resnet101": ({"depth": 101, "kind": "pd_b"}, "PD-B ResNet-101: the branches are gated by the input."),
+        "pd_b_resnet152": ({"depth": 152, "kind": "pd_b"}, "PD-B ResNet-152: the branches are gated by the input."),
+        "ac_resnet18": ({"depth": 18, "branches": _AC}, "AC-ResNet-18: PD-A with the branches standard1 and skeleton."),
+        "ac_resnet34": ({"depth": 34, "branches": _AC}, "AC-ResNet-34: PD-A with the branches standard1 and skeleton."),
+        "ac_resnet50": ({"depth": 50, "branches": _AC}, "AC-ResNet-50: PD-A with the branches standard1 and skeleton."),
+        "ac_resnet101": (
+            {"depth": 101, "branches": _AC},
+            "AC-ResNet-101: PD-A with the branches standard1 and skeleton.",
+        ),
+    },
+    levels=5,
+    dataset="imagenet",
+    first_conv="conv1",
+    classifier="fc",
+    pool_size=(7, 7),
+)
 
-
-def _describe(name: str) -> str:
-    kind, size = _KINDS[name.split("_")[0]], "half the width, " if "half" in name else ""
-    return (
-        f"{kind} ResNet-{name.split('resnet')[1].split('_')[0]}, {size}for {'32' if 'cifar' in name else '224'} pixels."
-    )
-
-
-globals().update(register_variants(__name__, PlainResNet, _PLAIN, _describe))
-globals().update(register_variants(__name__, ParadiseResNet, _IMAGENET | _SMALL, _describe))
+register(
+    __name__,
+    ParadiseResNet,
+    {
+        "pd_a_resnet18_cifar": (
+            {"depth": 18, "kind": "pd_a", "small_images": True},
+            "PD-A ResNet-18 for 32x32 images: the branches are summed.",
+        ),
+        "pd_b_resnet18_cifar": (
+            {"depth": 18, "kind": "pd_b", "small_images": True},
+            "PD-B ResNet-18 for 32x32 images: the branches are gated by the input.",
+        ),
+        "ac_resnet18_cifar": (
+            {"depth": 18, "branches": _AC, "small_images": True},
+            "AC-ResNet-18 for 32x32 images: PD-A with the branches standard1 and skeleton.",
+        ),
+        "pd_a_resnet18_half_cifar": (
+            {"depth": 18, "kind": "pd_a", "width": 0.5, "small_images": True},
+            "PD-A ResNet-18 of half the width for 32x32 images: the branches are summed.",
+        ),
+        "pd_b_resnet18_half_cifar": (
+            {"depth": 18, "kind": "pd_b", "width": 0.5, "small_images": True},
+            "PD-B ResNet-18 of half the width for 32x32 images: the branches are gated by the input.",
+        ),
+    },
+    levels=5,
+    dataset="cifar10",
+    first_conv="conv1",
+    classifier="fc",
+    pool_size=(4, 4),
+)

@@ -9,14 +9,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch.fx
-from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import ZooError
 from ..makers import is_made
-from ..weights.manifest import timm_cfgs
-from ._build import build_model
+from ._register import register
 from ._sparse import SparseNet, init_weights
 
 __all__ = ["SparseMlp"]
@@ -53,7 +51,7 @@ class SparseMlp(SparseNet, nn.Module):
         ZooError: If no such network exists.
     """
 
-    _classifier_tensors = ("fc3.parametrizations.", "bn3.")
+    classifier_parts = ("fc3.parametrizations", "bn3")
 
     def __init__(
         self,
@@ -141,14 +139,15 @@ class SparseMlp(SparseNet, nn.Module):
         }
 
 
-default_cfgs = generate_default_cfgs(
-    timm_cfgs(["sparse_mlp_300_100"], first_conv=None, classifier="fc3", pool_size=None, dataset="fashion-mnist")
+register(
+    __name__,
+    SparseMlp,
+    {
+        "sparse_mlp_300_100": ({}, "The paper's MLP 784-300-100-10 with 10 % of its weights (``sparsity`` 0.9)."),
+    },
+    levels=0,
+    dataset="fashion-mnist",
+    first_conv=None,
+    classifier="fc3",
+    pool_size=None,
 )
-
-
-@register_model
-def sparse_mlp_300_100(pretrained: bool = False, **kwargs) -> SparseMlp:
-    """The paper's MLP 784-300-100-10 with 10 % of its weights (``sparsity`` 0.9)."""
-    if kwargs.pop("features_only", False):
-        raise ZooError("sparse_mlp_300_100 has no feature maps: features_only is for convolutional networks.")
-    return build_model(SparseMlp, "sparse_mlp_300_100", pretrained, levels=0, **kwargs)

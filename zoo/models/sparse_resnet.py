@@ -9,15 +9,13 @@ and the classifier's weight; the stem, the batch norms and the classifier's bias
 from collections.abc import Mapping
 from typing import Any
 
-from timm.models import generate_default_cfgs, register_model
 from timm.models.resnet import Bottleneck, ResNet
 from torch import Tensor, nn
 
 from ..errors import ZooError
 from ..makers import is_made
-from ..weights.manifest import timm_cfgs
-from ._build import build_model
 from ._reference import register_reference
+from ._register import register
 from ._sparse import SparseNet, init_weights, unit_of
 
 __all__ = ["SparseResNet"]
@@ -45,7 +43,7 @@ class SparseResNet(SparseNet, ResNet):
         ZooError: If no such network exists.
     """
 
-    _classifier_tensors = ("fc.parametrizations.",)
+    classifier_parts = ("fc.parametrizations",)
 
     def __init__(
         self,
@@ -150,34 +148,23 @@ register_reference(
     sparse_downsample=False,
 )
 
-_FIXED = {
-    "sparse_resnet50": {},
-    "sparse_resnet50_thin054": {"width": 0.54, "sparsity": 0.0},
-    "sparse_resnet50_thin046": {"width": 0.46, "sparsity": 0.0},
-}
-
-default_cfgs = generate_default_cfgs(
-    timm_cfgs(_FIXED, first_conv="conv1", classifier="fc", pool_size=(7, 7), dataset="imagenet")
+register(
+    __name__,
+    SparseResNet,
+    {
+        "sparse_resnet50": ({}, "The paper's ResNet-50 at ``sparsity`` 0.9, which leaves 20.0 % of all parameters."),
+        "sparse_resnet50_thin054": (
+            {"width": 0.54, "sparsity": 0.0},
+            "The dense network that ResNet-50 at sparsity 0.8 is compared with: 35 channels in the stem.",
+        ),
+        "sparse_resnet50_thin046": (
+            {"width": 0.46, "sparsity": 0.0},
+            "The dense network that ResNet-50 at sparsity 0.9 is compared with: 29 channels in the stem.",
+        ),
+    },
+    levels=5,
+    dataset="imagenet",
+    first_conv="conv1",
+    classifier="fc",
+    pool_size=(7, 7),
 )
-
-
-def _create(variant: str, pretrained: bool, **kwargs) -> SparseResNet:
-    return build_model(SparseResNet, variant, pretrained, levels=5, **{**_FIXED[variant], **kwargs})
-
-
-@register_model
-def sparse_resnet50(pretrained: bool = False, **kwargs) -> SparseResNet:
-    """The paper's ResNet-50 at ``sparsity`` 0.9, which leaves 20.0 % of all parameters."""
-    return _create("sparse_resnet50", pretrained, **kwargs)
-
-
-@register_model
-def sparse_resnet50_thin054(pretrained: bool = False, **kwargs) -> SparseResNet:
-    """The dense network that ResNet-50 at sparsity 0.8 is compared with: 35 channels in the stem."""
-    return _create("sparse_resnet50_thin054", pretrained, **kwargs)
-
-
-@register_model
-def sparse_resnet50_thin046(pretrained: bool = False, **kwargs) -> SparseResNet:
-    """The dense network that ResNet-50 at sparsity 0.9 is compared with: 29 channels in the stem."""
-    return _create("sparse_resnet50_thin046", pretrained, **kwargs)

@@ -8,13 +8,11 @@ stem, the shortcuts, the batch norms and the classifier are always dense.
 from collections.abc import Mapping
 from typing import Any
 
-from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
 from ..makers.masked import check_sparsity
-from ..weights.manifest import timm_cfgs
-from ._build import build_model
 from ._reference import register_reference, rename
+from ._register import register
 from ._sparse import SparseNet, init_weights, unit_of
 from ._wide_resnet import BasicBlock, WideResNet
 
@@ -116,47 +114,28 @@ register_reference(
     tied=False,
 )
 
-_FIXED = {
-    "sparse_wrn_16_1": {"depth": 16, "width": 1.0},
-    "sparse_wrn_16_2": {"depth": 16, "width": 2.0},
-    "sparse_wrn_28_2": {"depth": 28, "width": 2.0},
-    "sparse_wrn_28_2_thin075": {"depth": 28, "width": 0.75, "sparsity": 0.0},
-}
-
-default_cfgs = generate_default_cfgs(
-    timm_cfgs(["sparse_wrn", *_FIXED], first_conv="stem.conv", classifier="head.fc", pool_size=(8, 8))
+register(
+    __name__,
+    SparseWideResNet,
+    {
+        "sparse_wrn": (
+            {},
+            "Sparse wide residual network: ``depth`` (28), ``width`` (2), ``sparsity`` (0.9), ...",
+        ),
+        "sparse_wrn_16_1": ({"depth": 16, "width": 1.0}, "WRN-16-1 with 10 % of the block weights (``sparsity`` 0.9)."),
+        "sparse_wrn_16_2": ({"depth": 16, "width": 2.0}, "WRN-16-2 with 10 % of the block weights (``sparsity`` 0.9)."),
+        "sparse_wrn_28_2": (
+            {"depth": 28, "width": 2.0},
+            "The paper's WRN-28-2 with 10 % of the block weights (``sparsity`` 0.9), 11.0 % of all parameters.",
+        ),
+        "sparse_wrn_28_2_thin075": (
+            {"depth": 28, "width": 0.75, "sparsity": 0.0},
+            "The dense network that WRN-28-2 at sparsity 0.9 is compared with: 0.75 times 16, 32 and 64 channels.",
+        ),
+    },
+    levels=3,
+    dataset="cifar10",
+    first_conv="stem.conv",
+    classifier="head.fc",
+    pool_size=(8, 8),
 )
-
-
-def _create(variant: str, pretrained: bool, **kwargs) -> SparseWideResNet:
-    return build_model(SparseWideResNet, variant, pretrained, levels=3, **{**_FIXED.get(variant, {}), **kwargs})
-
-
-@register_model
-def sparse_wrn(pretrained: bool = False, **kwargs) -> SparseWideResNet:
-    """Sparse wide residual network: ``depth`` (28), ``width`` (2), ``sparsity`` (0.9), ``sparse_unit``, ``reparam``."""
-    return _create("sparse_wrn", pretrained, **kwargs)
-
-
-@register_model
-def sparse_wrn_16_1(pretrained: bool = False, **kwargs) -> SparseWideResNet:
-    """WRN-16-1 with 10 % of the block weights (``sparsity`` 0.9)."""
-    return _create("sparse_wrn_16_1", pretrained, **kwargs)
-
-
-@register_model
-def sparse_wrn_16_2(pretrained: bool = False, **kwargs) -> SparseWideResNet:
-    """WRN-16-2 with 10 % of the block weights (``sparsity`` 0.9)."""
-    return _create("sparse_wrn_16_2", pretrained, **kwargs)
-
-
-@register_model
-def sparse_wrn_28_2(pretrained: bool = False, **kwargs) -> SparseWideResNet:
-    """The paper's WRN-28-2 with 10 % of the block weights (``sparsity`` 0.9), 11.0 % of all parameters."""
-    return _create("sparse_wrn_28_2", pretrained, **kwargs)
-
-
-@register_model
-def sparse_wrn_28_2_thin075(pretrained: bool = False, **kwargs) -> SparseWideResNet:
-    """The dense network that WRN-28-2 at sparsity 0.9 is compared with: 0.75 times 16, 32 and 64 channels."""
-    return _create("sparse_wrn_28_2_thin075", pretrained, **kwargs)

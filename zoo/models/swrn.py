@@ -10,15 +10,13 @@ import re
 from collections.abc import Sequence
 
 import torch
-from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
 from ..errors import WeightError, ZooError
-from ..layers.sharing import coefficient_names, share_weights, sharing_groups
+from ..layers.sharing import coefficient_names, name_banks, share_weights, sharing_groups
 from ..makers.base import is_made
-from ..weights.manifest import timm_cfgs
-from ._build import build_model
 from ._reference import register_reference, rename
+from ._register import register
 from ._wide_resnet import BasicBlock, WideResNet
 
 __all__ = ["SharedWideResNet", "swrn_from_plain"]
@@ -67,6 +65,7 @@ class SharedWideResNet(WideResNet):
         for stage, size in zip(self.stages, sizes, strict=False):  # no sizes, no banks
             convs = [conv for block in stage[1:] for conv in (block.conv1, block.conv2)]
             self.banks.append(share_weights([stage[0].conv2, *convs] if share_second else convs, size))
+        name_banks(self, "banks")
 
     def reset_parameters(self) -> None:
         """Draw all parameters anew: Kaiming normal kernels and templates, orthogonal coefficients per stage."""
@@ -206,47 +205,91 @@ def _reference_wrn(depth: int, width: int, num_classes: int) -> SharedWideResNet
 register_reference("sharing", "swrn", _reference_swrn, depth=28, width=10, num_templates=None, num_classes=10)
 register_reference("sharing", "wrn", _reference_wrn, depth=28, width=10, num_classes=10)
 
-_SHARED = (
-    *((16, 1, 2), (16, 2, 2), (16, 4, 2), (22, 2, 4), (28, 1, 2), (28, 4, 1), (28, 10, 1), (28, 10, 2), (28, 10, 4)),
-    *((28, 10, 6), (28, 14, 2), (28, 14, 6), (28, 18, 2), (28, 18, 6), (40, 4, 3), (40, 4, 10), (40, 8, 2)),
+register(
+    __name__,
+    SharedWideResNet,
+    {
+        "swrn": ({}, "SWRN with the paper's own arguments: ``depth`` (28), ``width`` (10), ``bank_size`` (2)."),
+        "wrn": ({"bank_size": None}, "Wide residual network without sharing: ``depth`` (28), ``width`` (10)."),
+        "swrn_16_1_2": (
+            {"depth": 16, "width": 1, "bank_size": 2},
+            "SWRN-16-1-2: depth 16, width 1, 2 templates per stage.",
+        ),
+        "swrn_16_2_2": (
+            {"depth": 16, "width": 2, "bank_size": 2},
+            "SWRN-16-2-2: depth 16, width 2, 2 templates per stage.",
+        ),
+        "swrn_16_4_2": (
+            {"depth": 16, "width": 4, "bank_size": 2},
+            "SWRN-16-4-2: depth 16, width 4, 2 templates per stage.",
+        ),
+        "swrn_22_2_4": (
+            {"depth": 22, "width": 2, "bank_size": 4},
+            "SWRN-22-2-4: depth 22, width 2, 4 templates per stage.",
+        ),
+        "swrn_28_1_2": (
+            {"depth": 28, "width": 1, "bank_size": 2},
+            "SWRN-28-1-2: depth 28, width 1, 2 templates per stage.",
+        ),
+        "swrn_28_4_1": (
+            {"depth": 28, "width": 4, "bank_size": 1},
+            "SWRN-28-4-1: depth 28, width 4, 1 template per stage.",
+        ),
+        "swrn_28_10_1": (
+            {"depth": 28, "width": 10, "bank_size": 1},
+            "SWRN-28-10-1: depth 28, width 10, 1 template per stage.",
+        ),
+        "swrn_28_10_2": (
+            {"depth": 28, "width": 10, "bank_size": 2},
+            "SWRN-28-10-2: depth 28, width 10, 2 templates per stage.",
+        ),
+        "swrn_28_10_4": (
+            {"depth": 28, "width": 10, "bank_size": 4},
+            "SWRN-28-10-4: depth 28, width 10, 4 templates per stage.",
+        ),
+        "swrn_28_10_6": (
+            {"depth": 28, "width": 10, "bank_size": 6},
+            "SWRN-28-10-6: depth 28, width 10, 6 templates per stage.",
+        ),
+        "swrn_28_14_2": (
+            {"depth": 28, "width": 14, "bank_size": 2},
+            "SWRN-28-14-2: depth 28, width 14, 2 templates per stage.",
+        ),
+        "swrn_28_14_6": (
+            {"depth": 28, "width": 14, "bank_size": 6},
+            "SWRN-28-14-6: depth 28, width 14, 6 templates per stage.",
+        ),
+        "swrn_28_18_2": (
+            {"depth": 28, "width": 18, "bank_size": 2},
+            "SWRN-28-18-2: depth 28, width 18, 2 templates per stage.",
+        ),
+        "swrn_28_18_6": (
+            {"depth": 28, "width": 18, "bank_size": 6},
+            "SWRN-28-18-6: depth 28, width 18, 6 templates per stage.",
+        ),
+        "swrn_40_4_3": (
+            {"depth": 40, "width": 4, "bank_size": 3},
+            "SWRN-40-4-3: depth 40, width 4, 3 templates per stage.",
+        ),
+        "swrn_40_4_10": (
+            {"depth": 40, "width": 4, "bank_size": 10},
+            "SWRN-40-4-10: depth 40, width 4, 10 templates per stage.",
+        ),
+        "swrn_40_8_2": (
+            {"depth": 40, "width": 8, "bank_size": 2},
+            "SWRN-40-8-2: depth 40, width 8, 2 templates per stage.",
+        ),
+        "wrn_16_1": ({"depth": 16, "width": 1, "bank_size": None}, "WRN-16-1: depth 16, width 1, no sharing."),
+        "wrn_16_2": ({"depth": 16, "width": 2, "bank_size": None}, "WRN-16-2: depth 16, width 2, no sharing."),
+        "wrn_16_4": ({"depth": 16, "width": 4, "bank_size": None}, "WRN-16-4: depth 16, width 4, no sharing."),
+        "wrn_28_1": ({"depth": 28, "width": 1, "bank_size": None}, "WRN-28-1: depth 28, width 1, no sharing."),
+        "wrn_28_2": ({"depth": 28, "width": 2, "bank_size": None}, "WRN-28-2: depth 28, width 2, no sharing."),
+        "wrn_28_10": ({"depth": 28, "width": 10, "bank_size": None}, "WRN-28-10: depth 28, width 10, no sharing."),
+        "wrn_40_4": ({"depth": 40, "width": 4, "bank_size": None}, "WRN-40-4: depth 40, width 4, no sharing."),
+    },
+    levels=3,
+    dataset="cifar10",
+    first_conv="stem.conv",
+    classifier="head.fc",
+    pool_size=(8, 8),
 )
-_PLAIN = ((16, 1), (16, 2), (16, 4), (28, 1), (28, 2), (28, 10), (40, 4))
-
-_NAMED = {
-    **{f"swrn_{d}_{w}_{t}": {"depth": d, "width": w, "bank_size": t} for d, w, t in _SHARED},
-    **{f"wrn_{d}_{w}": {"depth": d, "width": w, "bank_size": None} for d, w in _PLAIN},
-}
-_FIXED = {"swrn": {}, "wrn": {"bank_size": None}, **_NAMED}
-
-default_cfgs = generate_default_cfgs(timm_cfgs(_FIXED, first_conv="stem.conv", classifier="head.fc", pool_size=(8, 8)))
-
-
-def _create(variant: str, pretrained: bool, **kwargs) -> SharedWideResNet:
-    return build_model(SharedWideResNet, variant, pretrained, levels=3, **{**_FIXED[variant], **kwargs})
-
-
-@register_model
-def swrn(pretrained: bool = False, **kwargs) -> SharedWideResNet:
-    """SWRN with the paper's own arguments: ``depth`` (28), ``width`` (10), ``bank_size`` (2)."""
-    return _create("swrn", pretrained, **kwargs)
-
-
-@register_model
-def wrn(pretrained: bool = False, **kwargs) -> SharedWideResNet:
-    """Wide residual network without sharing: ``depth`` (28), ``width`` (10)."""
-    return _create("wrn", pretrained, **kwargs)
-
-
-def _register(name: str) -> None:
-    def create(pretrained: bool = False, **kwargs) -> SharedWideResNet:
-        return _create(name, pretrained, **kwargs)
-
-    depth, width, templates = _NAMED[name].values()
-    sharing = "no sharing" if templates is None else f"{templates} template{'s' * (templates > 1)} per stage"
-    create.__name__ = create.__qualname__ = name
-    create.__doc__ = f"{name.replace('_', '-').upper()}: depth {depth}, width {width}, {sharing}."
-    globals()[name] = register_model(create)
-
-
-for _name in _NAMED:
-    _register(_name)

@@ -8,14 +8,12 @@ first block is ordinary; the others share one bank per role, because the kernels
 from collections.abc import Sequence
 from typing import Any
 
-from timm.models import generate_default_cfgs, register_model
 from timm.models.resnet import Bottleneck, ResNet
 from torch import nn
 
 from ..errors import ZooError
-from ..layers.sharing import coefficient_names, share_weights
-from ..weights.manifest import timm_cfgs
-from ._build import build_model
+from ..layers.sharing import coefficient_names, name_banks, share_weights
+from ._register import register
 
 __all__ = ["SharedResNet"]
 
@@ -48,6 +46,7 @@ class SharedResNet(ResNet):
         for (layer, role), size in zip(groups, sizes, strict=True):
             convs = [getattr(block, role) for block in getattr(self, layer)[1:]]
             self.banks[f"{layer}_{role}"] = share_weights(convs, min(size, len(convs)))
+        name_banks(self, "banks")
 
     def no_weight_decay(self) -> set[str]:
         """Parameters that timm's optimizer factory does not decay: the coefficients."""
@@ -71,12 +70,18 @@ class SharedResNet(ResNet):
         return take
 
 
-default_cfgs = generate_default_cfgs(
-    timm_cfgs(["swrn_50_2"], first_conv="conv1", classifier="fc", pool_size=(7, 7), dataset="imagenet")
+register(
+    __name__,
+    SharedResNet,
+    {
+        "swrn_50_2": (
+            {},
+            "SWRN-50-2, this project's construction: ``bank_size`` (5, so T = L), ``roles`` (``3x3`` or ``all``).",
+        ),
+    },
+    levels=5,
+    dataset="imagenet",
+    first_conv="conv1",
+    classifier="fc",
+    pool_size=(7, 7),
 )
-
-
-@register_model
-def swrn_50_2(pretrained: bool = False, **kwargs) -> SharedResNet:
-    """SWRN-50-2, this project's construction: ``bank_size`` (5, that is T = L) and ``roles`` (``3x3`` or ``all``)."""
-    return build_model(SharedResNet, "swrn_50_2", pretrained, levels=5, **kwargs)

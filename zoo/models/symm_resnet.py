@@ -5,11 +5,9 @@ Image Understanding 187, 2019, https://arxiv.org/abs/1812.11027. Its code has no
 inferred from the abstract's "almost 25% less parameters" for ResNet-101: 10,635,552 of 44,549,160 here.
 """
 
-from timm.models import generate_default_cfgs, register_model
 from timm.models.resnet import Bottleneck, ResNet
 
-from ..weights.manifest import timm_cfgs
-from ._build import build_model
+from ._register import register
 from ._symmetric import put_makers, redraw_made
 
 __all__ = ["SymmResNet"]
@@ -46,24 +44,22 @@ class SymmResNet(ResNet):
         redraw_made(self, "fan_out")
 
 
-_LAYERS = {"symm_resnet50": (3, 4, 6, 3), "symm_resnet101": (3, 4, 23, 3)}
-
-default_cfgs = generate_default_cfgs(
-    timm_cfgs(list(_LAYERS), first_conv="conv1", classifier="fc", pool_size=(7, 7), dataset="imagenet")
+register(
+    __name__,
+    SymmResNet,
+    {
+        "symm_resnet50": (
+            {"layers": (3, 4, 6, 3)},
+            "ResNet-50 with symmetric 3x3 kernels (``symm_type``, default ``tri``).",
+        ),
+        "symm_resnet101": (
+            {"layers": (3, 4, 23, 3)},
+            "ResNet-101 with symmetric 3x3 kernels (``symm_type``, default ``tri``).",
+        ),
+    },
+    levels=5,
+    dataset="imagenet",
+    first_conv="conv1",
+    classifier="fc",
+    pool_size=(7, 7),
 )
-
-
-def _create(variant: str, pretrained: bool, **kwargs) -> SymmResNet:
-    return build_model(SymmResNet, variant, pretrained, levels=5, **{"layers": _LAYERS[variant], **kwargs})
-
-
-@register_model
-def symm_resnet50(pretrained: bool = False, **kwargs) -> SymmResNet:
-    """ResNet-50 with symmetric 3x3 kernels (``symm_type``, default ``tri``)."""
-    return _create("symm_resnet50", pretrained, **kwargs)
-
-
-@register_model
-def symm_resnet101(pretrained: bool = False, **kwargs) -> SymmResNet:
-    """ResNet-101 with symmetric 3x3 kernels (``symm_type``, default ``tri``)."""
-    return _create("symm_resnet101", pretrained, **kwargs)

@@ -10,15 +10,13 @@ bottleneck the 3x3 one): the paper's code counts only those as reduced, and it i
 import re
 from collections.abc import Mapping
 
-from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
 from ..errors import WeightError, ZooError
 from ..makers.base import is_made, maker_of
 from ..makers.lowrank import LowRankSymmetric
-from ..weights.manifest import timm_cfgs
-from ._build import build_model
 from ._reference import register_reference, rename
+from ._register import register
 from ._symmetric import put_makers, redraw_made, symmetric_from_plain
 from ._wide_resnet import BasicBlock, BottleneckBlock, WideResNet
 
@@ -164,46 +162,75 @@ for _prefix in ("", "symm_"):
     register_reference("symmetry", f"{_prefix}resnet_basic", _reference_basic, **_ARGS, ALL_CONV_SYMM=True)
     register_reference("symmetry", f"{_prefix}resnet_bottleneck", _reference_bottleneck, **_ARGS)
 
-_TYPED = ("tri", "wwt", "spa", "tri_spa", "quar", "eight", "block4")
-_BASIC = ("16_1", "16_2", "16_4", "28_2", "28_10", "40_4")
-_BOTTLENECK = ("16_1", "16_4", "28_2", "28_10", "40_4")
+_BOTTLENECK = {"block": "bottleneck"}
+_BOTTLENECK_16_4 = {**_BOTTLENECK, "depth": 16, "width": 4}
 
-
-def _fixed() -> dict[str, dict]:
-    """Arguments of every registered name."""
-    entries: dict[str, dict] = {}
-    for stem, block, sizes, typed in (
-        ("symm_wrn", "basic", _BASIC, ("16_4", "28_10")),
-        ("symm_wrn_bottleneck", "bottleneck", _BOTTLENECK, ("16_4",)),
-    ):
-        entries[stem] = {"block": block}
-        for size in sizes:
-            depth, width = map(int, size.split("_"))
-            entries[f"{stem}_{size}"] = entries[stem] | {"depth": depth, "width": width}
-            for kind in _TYPED if size in typed else ():
-                entries[f"{stem}_{size}_{kind}"] = entries[f"{stem}_{size}"] | {"symm_type": kind.replace("_", "+")}
-    return entries
-
-
-_FIXED = _fixed()
-
-default_cfgs = generate_default_cfgs(
-    timm_cfgs(list(_FIXED), first_conv="stem.conv", classifier="head.fc", pool_size=(8, 8))
+register(
+    __name__,
+    SymmWideResNet,
+    {
+        "symm_wrn": ({}, "Symmetric wide residual network: ``depth``, ``width``, ``symm_type``, ``scope``."),
+        "symm_wrn_16_1": ({"depth": 16, "width": 1}, "WRN-16-1 with symmetric kernels: ``symm_type``, ``scope``."),
+        "symm_wrn_16_2": ({"depth": 16, "width": 2}, "WRN-16-2 with symmetric kernels: ``symm_type``, ``scope``."),
+        "symm_wrn_16_4": ({"depth": 16, "width": 4}, "WRN-16-4 with symmetric kernels: ``symm_type``, ``scope``."),
+        "symm_wrn_16_4_tri": ({"depth": 16, "width": 4, "symm_type": "tri"}, "WRN-16-4, symmetry tri."),
+        "symm_wrn_16_4_wwt": ({"depth": 16, "width": 4, "symm_type": "wwt"}, "WRN-16-4, symmetry wwt."),
+        "symm_wrn_16_4_spa": ({"depth": 16, "width": 4, "symm_type": "spa"}, "WRN-16-4, symmetry spa."),
+        "symm_wrn_16_4_tri_spa": ({"depth": 16, "width": 4, "symm_type": "tri+spa"}, "WRN-16-4, symmetry tri+spa."),
+        "symm_wrn_16_4_quar": ({"depth": 16, "width": 4, "symm_type": "quar"}, "WRN-16-4, symmetry quar."),
+        "symm_wrn_16_4_eight": ({"depth": 16, "width": 4, "symm_type": "eight"}, "WRN-16-4, symmetry eight."),
+        "symm_wrn_16_4_block4": ({"depth": 16, "width": 4, "symm_type": "block4"}, "WRN-16-4, symmetry block4."),
+        "symm_wrn_28_2": ({"depth": 28, "width": 2}, "WRN-28-2 with symmetric kernels: ``symm_type``, ``scope``."),
+        "symm_wrn_28_10": ({"depth": 28, "width": 10}, "WRN-28-10 with symmetric kernels: ``symm_type``, ``scope``."),
+        "symm_wrn_28_10_tri": ({"depth": 28, "width": 10, "symm_type": "tri"}, "WRN-28-10, symmetry tri."),
+        "symm_wrn_28_10_wwt": ({"depth": 28, "width": 10, "symm_type": "wwt"}, "WRN-28-10, symmetry wwt."),
+        "symm_wrn_28_10_spa": ({"depth": 28, "width": 10, "symm_type": "spa"}, "WRN-28-10, symmetry spa."),
+        "symm_wrn_28_10_tri_spa": ({"depth": 28, "width": 10, "symm_type": "tri+spa"}, "WRN-28-10, symmetry tri+spa."),
+        "symm_wrn_28_10_quar": ({"depth": 28, "width": 10, "symm_type": "quar"}, "WRN-28-10, symmetry quar."),
+        "symm_wrn_28_10_eight": ({"depth": 28, "width": 10, "symm_type": "eight"}, "WRN-28-10, symmetry eight."),
+        "symm_wrn_28_10_block4": ({"depth": 28, "width": 10, "symm_type": "block4"}, "WRN-28-10, symmetry block4."),
+        "symm_wrn_40_4": ({"depth": 40, "width": 4}, "WRN-40-4 with symmetric kernels: ``symm_type``, ``scope``."),
+        "symm_wrn_bottleneck": ({"block": "bottleneck"}, "As symm_wrn, of bottleneck blocks."),
+        "symm_wrn_bottleneck_16_1": ({**_BOTTLENECK, "depth": 16, "width": 1}, "Bottleneck WRN-16-1: ``symm_type``."),
+        "symm_wrn_bottleneck_16_4": ({**_BOTTLENECK, "depth": 16, "width": 4}, "Bottleneck WRN-16-4: ``symm_type``."),
+        "symm_wrn_bottleneck_16_4_tri": (
+            {**_BOTTLENECK_16_4, "symm_type": "tri"},
+            "Bottleneck WRN-16-4, symmetry tri.",
+        ),
+        "symm_wrn_bottleneck_16_4_wwt": (
+            {**_BOTTLENECK_16_4, "symm_type": "wwt"},
+            "Bottleneck WRN-16-4, symmetry wwt.",
+        ),
+        "symm_wrn_bottleneck_16_4_spa": (
+            {**_BOTTLENECK_16_4, "symm_type": "spa"},
+            "Bottleneck WRN-16-4, symmetry spa.",
+        ),
+        "symm_wrn_bottleneck_16_4_tri_spa": (
+            {**_BOTTLENECK_16_4, "symm_type": "tri+spa"},
+            "Bottleneck WRN-16-4, symmetry tri+spa.",
+        ),
+        "symm_wrn_bottleneck_16_4_quar": (
+            {**_BOTTLENECK_16_4, "symm_type": "quar"},
+            "Bottleneck WRN-16-4, symmetry quar.",
+        ),
+        "symm_wrn_bottleneck_16_4_eight": (
+            {**_BOTTLENECK_16_4, "symm_type": "eight"},
+            "Bottleneck WRN-16-4, symmetry eight.",
+        ),
+        "symm_wrn_bottleneck_16_4_block4": (
+            {**_BOTTLENECK_16_4, "symm_type": "block4"},
+            "Bottleneck WRN-16-4, symmetry block4.",
+        ),
+        "symm_wrn_bottleneck_28_2": ({**_BOTTLENECK, "depth": 28, "width": 2}, "Bottleneck WRN-28-2: ``symm_type``."),
+        "symm_wrn_bottleneck_28_10": (
+            {**_BOTTLENECK, "depth": 28, "width": 10},
+            "Bottleneck WRN-28-10: ``symm_type``.",
+        ),
+        "symm_wrn_bottleneck_40_4": ({**_BOTTLENECK, "depth": 40, "width": 4}, "Bottleneck WRN-40-4: ``symm_type``."),
+    },
+    levels=3,
+    dataset="cifar10",
+    first_conv="stem.conv",
+    classifier="head.fc",
+    pool_size=(8, 8),
 )
-
-
-def _entry(variant: str, arguments: dict):
-    def create(pretrained: bool = False, **kwargs) -> SymmWideResNet:
-        return build_model(SymmWideResNet, variant, pretrained, levels=3, **{**arguments, **kwargs})
-
-    size = f"WRN-{arguments['depth']}-{arguments['width']}" if "depth" in arguments else "Wide residual network"
-    kind = arguments.get("symm_type")
-    free = "``symm_type``" if "depth" in arguments else "``depth``, ``width``, ``symm_type``"
-    create.__doc__ = f"{size} of {arguments['block']} blocks with " + (
-        f"kernels of symmetry {kind}." if kind else f"symmetric kernels; takes {free} and ``scope``."
-    )
-    create.__name__ = create.__qualname__ = variant
-    return register_model(create)
-
-
-globals().update({variant: _entry(variant, arguments) for variant, arguments in _FIXED.items()})

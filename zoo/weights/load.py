@@ -1,11 +1,13 @@
 """From timm's pretrained configuration to a verified state dict."""
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from timm.models import get_pretrained_cfg
 from torch import Tensor
 
 from ..errors import WeightError
@@ -14,18 +16,30 @@ from .fetch import Located, fetch, fetch_address, fetch_from_repository
 from .importers import read_checkpoint
 from .manifest import warm_starts, weights
 from .memory import file_stamp, known_sha256, recall, remember
-from .paths import shipped_hub
 from .verify import mismatch, parse
 from .warm_start import fetch_base, is_warm_start
 
+SOURCES = ("state_dict", "file", "url", "hf_hub_id", "hf_hub_filename", "source")
+"""Entries of a timm configuration that say where a weight is."""
 
-def load_state_dict(cfg: dict[str, Any], cache_dir: str | Path | None = None) -> dict[str, Tensor] | None:
+
+def is_own_source(cfg: Mapping[str, Any]) -> bool:
+    """Whether a resolved timm configuration names a source that the user has chosen, not one of the manifest's.
+
+    The tag does not decide: a fine-tuned network that timm has saved keeps the tag of the weight it began with.
+    """
+    name = f"{cfg.get('architecture')}.{cfg.get('tag')}"
+    registered = get_pretrained_cfg(name) if name in weights() or name in warm_starts() else None
+    return any(cfg.get(key) and cfg[key] != getattr(registered, key, None) for key in SOURCES)
+
+
+def load_state_dict(cfg: Mapping[str, Any], cache_dir: str | Path | None = None) -> dict[str, Tensor] | None:
     """Return the tensors of the weight that a resolved timm configuration stands for.
 
-    A file, folder or Hub repository the user named (``pretrained_cfg_overlay=dict(file=...)``, ``local-dir:``,
-    ``hf-hub:``) under the name of one of our weights must be that weight, to the byte. Under any other name it is the
-    user's own, and timm loads it; but what comes from an address (``url``) must have been accepted with
-    :func:`.fetch.fetch_address`. For a warm start it is the plain network it starts from
+    A source of the user's own (``pretrained_cfg_overlay=dict(file=...)``, ``local-dir:``, ``hf-hub:``) is what it is,
+    and timm loads it; but a repository that bears the name of one of our weights must hold that weight, and what comes
+    from an address (``url``) must have been accepted with :func:`.fetch.fetch_address`. Everything else must be what
+    the manifest says, to the byte. For a warm start it is the plain network it starts from
     (:func:`.warm_start.is_warm_start`).
 
     Args:
@@ -33,7 +47,7 @@ def load_state_dict(cfg: dict[str, Any], cache_dir: str | Path | None = None) ->
         cache_dir: Where downloads are kept.
 
     Returns:
-        Tensors, or None for a source of the user's own.
+        Name -> tensor, on the CPU; None for a source that timm is to load.
 
     Raises:
         HashMismatchError: If the bytes are not the manifest's.
@@ -42,31 +56,51 @@ def load_state_dict(cfg: dict[str, Any], cache_dir: str | Path | None = None) ->
     name = ".".join(part for part in (cfg.get("architecture"), cfg.get("tag")) if part)
     if cfg.get("state_dict"):
         return cfg["state_dict"]
+    if is_own_source(cfg):
+        repo, _, revision = (cfg.get("hf_hub_id") or "").partition("@")
+        known = repo.rpartition("/")[2]
+        if known in weights() and cfg.get("source") in (None, "hf-hub") and not cfg.get("file"):
+            return load_fetched(fetch_from_repository(known, repo, revision or None, cache_dir), cache_dir)
+        if cfg.get("url") and not any(cfg.get(key) for key in ("file", "hf_hub_id", "source")):
+            found = fetch_address(cfg["url"], cache_dir=cache_dir)
+            return (
+                load_fetched(found, cache_dir) if found.path.suffix == ".safetensors" else read_checkpoint(found.path)
+            )
+        return None
     if is_warm_start(cfg):
         return load_fetched(fetch_base(name, cache_dir=cache_dir), cache_dir)
     if name not in weights():
-        if cfg.get("file") or cfg.get("hf_hub_id"):
-            return None
-        if cfg.get("url"):
-            found = fetch_address(cfg["url"], cache_dir=cache_dir)
-            if found.path.suffix == ".safetensors":
-                return map_verified(found.path, found.sha256, cache_dir)
-            return read_checkpoint(found.path)
         arch = cfg.get("architecture", "this architecture")
         known = [n for n in weights() if n.split(".", 1)[0] == arch]
         starts = [n for n in warm_starts() if n.split(".", 1)[0] == arch]
         listed = f"it has {', '.join(known)}" if known else "it has none; see: zoo list --pretrained"
         listed += f"; to begin with there is {', '.join(starts)}, a plain network's function" if starts else ""
         raise WeightError(f"{arch} has no pretrained weight {cfg.get('tag') or ''}".rstrip() + f": {listed}.")
-    sha256 = weights()[name]["sha256"]
-    given = cfg.get("file")
-    if given and not Path(given).is_relative_to(shipped_hub()):
-        path = Path(given)
-        return read_verified(path / "model.safetensors" if path.is_dir() else path, sha256, cache_dir)
-    if cfg.get("source") == "hf-hub":
-        repo, _, revision = cfg["hf_hub_id"].partition("@")
-        return map_verified(fetch_from_repository(name, repo, revision or None, cache_dir).path, sha256, cache_dir)
     return load_fetched(fetch(name, cache_dir), cache_dir)
+
+
+def read_own_file(path: str | Path) -> dict[str, Tensor]:
+    """Tensors of a file of the user's own: safetensors, packed, or a checkpoint as training scripts save it.
+
+    Args:
+        path: The file, or a folder with ``model.safetensors``.
+
+    Raises:
+        WeightError: If there is no such file, or it is none of these.
+    """
+    path = Path(path)
+    path = path / "model.safetensors" if path.is_dir() else path
+    if not path.is_file():
+        raise WeightError(f"No such file: {path}")
+    try:
+        with open(path, "rb") as file:
+            is_safetensors = file.read(9)[8:] == b"{"
+            content = is_safetensors and file.seek(0) == 0 and file.read()
+    except OSError as error:
+        raise WeightError(f"{path}: cannot be read ({error.strerror or error}).") from None
+    if not is_safetensors:
+        return read_checkpoint(path)
+    return parse(packed.unpack(content, path) if packed.is_packed(content) else content, path)
 
 
 def load_fetched(found: Located, cache_dir: str | Path | None = None) -> dict[str, Tensor]:

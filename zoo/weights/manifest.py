@@ -2,7 +2,7 @@
 
 import functools
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from timm.models import get_pretrained_cfg
@@ -142,53 +142,54 @@ def source(entry: dict[str, Any], kind: str) -> dict[str, Any] | None:
     return next((s for s in entry["sources"] if s["kind"] == kind), None)
 
 
-def timm_cfgs(
-    architectures: Iterable[str],
-    *,
-    first_conv: str | None,
-    classifier: str,
-    pool_size: tuple[int, int] | None,
-    dataset: str = "cifar10",
-) -> dict[str, dict[str, Any]]:
-    """Pretrained configurations as ``timm.models.generate_default_cfgs`` takes them.
-
-    An architecture without a weight gets an untagged configuration for ``dataset``. A weight that this copy of the
-    package has no source for (a staged file that is not in the wheel) gets a configuration without a source, so that
-    timm's lists of pretrained models stay true. So does a warm start whose revision the manifest does not have; a warm
-    start is never an architecture's default, so that nobody who asks for a trained network gets one unawares.
+def base_cfg(
+    dataset: str, *, first_conv: str | None, classifier: str, pool_size: tuple[int, int] | None
+) -> dict[str, Any]:
+    """The configuration of an architecture, whatever weights there are: in the form of a data set.
 
     Args:
-        architectures: Registered names.
+        dataset: Gives classes, image size, normalisation and crop.
         first_conv: Module name of the first convolution.
         classifier: Module name of the last layer.
-        pool_size: Feature map before pooling, at the configuration's input size.
-        dataset: The data set whose form an architecture without a weight has by default.
+        pool_size: Feature map before pooling, at the data set's image size.
     """
-    common = {
+    info = get_dataset(dataset)
+    return {
         "first_conv": first_conv,
         "classifier": classifier,
         "pool_size": pool_size,
         "interpolation": "bilinear",
-        "crop_pct": 1.0,
+        "crop_pct": info.crop_pct,
+        "num_classes": info.num_classes,
+        "input_size": info.input_size,
+        "mean": info.mean,
+        "std": info.std,
     }
+
+
+def timm_cfgs(architectures: Iterable[str], base: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Pretrained configurations as ``timm.models.generate_default_cfgs`` takes them.
+
+    A weight that this copy of the package has no source for (a staged file that is not in the wheel) gets a
+    configuration without a source, so that timm's lists of pretrained models stay true. So does a warm start whose
+    revision the manifest does not have; a warm start is never an architecture's default, so that nobody who asks for a
+    trained network gets one unawares.
+
+    Args:
+        architectures: Registered names.
+        base: Their own configuration, see :func:`base_cfg`.
+    """
     cfgs: dict[str, dict[str, Any]] = {}
     for arch in architectures:
         tagged = {name: entry for name, entry in weights().items() if name.split(".", 1)[0] == arch}
         starts = [name for name in warm_starts() if name.split(".", 1)[0] == arch]
-        cfgs |= {name: common | warm_start_cfg(name) for name in starts}
+        cfgs |= {name: {**base, **warm_start_cfg(name)} for name in starts}
         mark = "*" if starts else ""  # timm's sign of the default
         for name, entry in tagged.items():
-            cfgs[name + mark] = common | _timm_cfg(name, entry)
+            cfgs[name + mark] = {**base, **_timm_cfg(name, entry)}
             mark = ""
         if not tagged:
-            info = get_dataset(dataset)
-            cfgs[f"{arch}.*" if starts else arch] = common | {
-                "num_classes": info.num_classes,
-                "input_size": info.input_size,
-                "mean": info.mean,
-                "std": info.std,
-                "crop_pct": info.crop_pct,
-            }
+            cfgs[f"{arch}.*" if starts else arch] = dict(base)
     return cfgs
 
 

@@ -1,0 +1,83 @@
+"""Buffers of whole numbers, masks and indices, that may be copied but have no average.
+
+``torch.optim.swa_utils.AveragedModel(use_buffers=True)``, and torchvision's exponential moving average with it,
+averages every buffer. The mean of masks is then their union, and that of an index is rounded down: a wrong network
+without an error. Such a buffer therefore has a fingerprint beside it, which is averaged or copied along: numbers
+(r, r^2) no longer have this form once they are the mean of different ones.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import ZooError
+
+_PRIME = 65_521
+
+
+class WholeNumbers(nn.Module):
+    """A maker with one such buffer, read through :meth:`whole`.
+
+    The fingerprint is compared only when torch's version counters say that somebody wrote to both tensors; in-place
+    changes of the buffer alone, which is how sparsity moves, are taken as they are.
+    """
+
+    constant = False
+    """Nothing but loading changes the buffer."""
+
+    def _register_whole(self, name: str, tensor: Tensor) -> None:
+        self._name = name
+        self._buffers[name] = tensor
+        self.register_buffer("fingerprint", None, persistent=False)
+        self._note()
+
+    def whole(self) -> Tensor:
+        """The buffer.
+
+        Raises:
+            ZooError: If it is the average of different ones.
+        """
+        tensor, fingerprint = self._buffers[self._name], self._buffers["fingerprint"]
+        if torch.compiler.is_compiling() or tensor is not self._seen[0] or tensor.is_inference():
+            return tensor  # what torch puts in its place for a while is none of an average's doing
+        if (tensor._version, fingerprint._version) != self._seen[1:]:
+            if fingerprint._version != self._seen[2]:
+                first, square = fingerprint.tolist()
+                own = float(_fingerprint(tensor)[0])
+                if abs(first * first - square) > 1e-6 or (self.constant and abs(first - own) > 1e-6):
+                    raise ZooError(
+                        f"The {self._name} of a layer was averaged with others, which has no meaning: average with "
+                        "use_buffers=False, which copies it (torch.optim.swa_utils), or with timm.utils.ModelEmaV3."
+                    )
+            self._note()
+        return tensor
+
+    @torch.no_grad()
+    def _note(self) -> None:
+        """Take the buffer as it is."""
+        tensor = self._buffers[self._name]
+        self._buffers["fingerprint"] = fingerprint = _fingerprint(tensor)
+        versions = (0, 0) if tensor.is_inference() else (tensor._version, fingerprint._version)
+        self._seen = (tensor, *versions)
+
+    def _apply(self, fn, recurse=True):
+        if not self._buffers[self._name].is_meta:
+            self.whole()
+        super()._apply(fn, recurse)
+        self._note()
+        return self
+
+    def _save_to_state_dict(self, destination, prefix, keep_vars):
+        self.whole()
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+
+    def _load_from_state_dict(self, *args):
+        super()._load_from_state_dict(*args)
+        self._note()
+
+
+def _fingerprint(tensor: Tensor) -> Tensor:
+    """(r, r^2), float32, with r from 0 to 1 and as good as different for different tensors."""
+    values = tensor.detach().flatten().to(torch.int64)
+    places = torch.arange(1, values.numel() + 1, device=values.device) * 40_503 % _PRIME
+    r = ((values * places).sum() % _PRIME).to(torch.float32) / _PRIME
+    return torch.stack([r, r * r])
