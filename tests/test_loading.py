@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from zoo.models import _build
-from zoo.weights import assign
+from zoo.models.lrunet import LruNet
 from zoo.weights.manifest import weights
 
 ARCHITECTURES = ["lrunet10_100", "swrn_16_4_2", "symm_wrn_16_4_tri", "sparse_wrn_16_2", "pd_b_resnet18"]
@@ -20,12 +20,13 @@ only_lrunet = pytest.mark.parametrize("weight", ["lrunet10_100"], indirect=True)
 
 @pytest.fixture(params=ARCHITECTURES)
 def weight(request, tmp_path, monkeypatch):
-    """A staged weight of an architecture, made unequal to any initialisation; loaded unfilled however small it is."""
+    """A staged weight of an architecture, made unequal to any initialisation."""
     arch = request.param
     model = timm.create_model(arch)
-    for tensor in [*model.parameters(), *model.buffers()]:
-        if tensor.is_floating_point() and tensor.numel():
-            tensor.data = tensor.data + 0.01
+    with torch.no_grad():
+        for tensor in model.state_dict().values():
+            if tensor.is_floating_point():
+                tensor.add_(0.01)
     folder = tmp_path / f"{arch}.{TAG}"
     folder.mkdir()
     save_file({key: t.contiguous() for key, t in model.state_dict().items()}, folder / "model.safetensors")
@@ -34,22 +35,22 @@ def weight(request, tmp_path, monkeypatch):
     monkeypatch.setitem(weights(), f"{arch}.{TAG}", {**entry, "sha256": sha256, "sources": []})
     monkeypatch.setenv("ZOO_HUB", str(tmp_path))
     monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(assign, "_SMALL", 0)
     return arch, model
 
 
 def load(arch: str, **kwargs):
-    return timm.create_model(arch, pretrained=True, pretrained_cfg_overlay={"tag": TAG, "file": ""}, **kwargs)
+    cfg = {"tag": TAG, "file": "", "input_size": timm.create_model(arch).pretrained_cfg["input_size"]}
+    return timm.create_model(arch, pretrained=True, pretrained_cfg_overlay=cfg, **kwargs)
 
 
 def test_it_is_the_same_network(weight, monkeypatch):
     """Tensors, buffers that are in no file, type, and scores; and nothing was drawn at random."""
     arch, model = weight
+    cfg = {"tag": TAG, "file": "", "input_size": model.pretrained_cfg["input_size"]}
     state = torch.random.get_rng_state()
-    loaded = load(arch)
+    loaded = timm.create_model(arch, pretrained=True, pretrained_cfg_overlay=cfg)
     assert torch.equal(torch.random.get_rng_state(), state), "random numbers were drawn"
     assert type(loaded) is type(model)
-    assert "load_state_dict" not in vars(loaded)
     for kind in ("named_parameters", "named_buffers"):
         expected, found = dict(getattr(model, kind)()), dict(getattr(loaded, kind)())
         assert list(found) == list(expected)
@@ -88,20 +89,17 @@ def test_half_precision_files_give_the_networks_own_type(weight, tmp_path, monke
     assert {p.dtype for p in load(arch).parameters()} == {torch.float32}
 
 
-@only_lrunet
-def test_a_tensor_that_no_file_has_means_the_ordinary_way(weight, monkeypatch):
-    """A layer whose extra buffer is neither saved nor computed again: constructed once more, filled."""
-    arch, model = weight
+def test_a_buffer_that_no_file_has_means_the_ordinary_way():
+    """A network with a buffer that is neither saved nor made again by timm's protocol is not built without values."""
 
-    class WithTable(type(model)):
+    class WithTable(LruNet):
         def __init__(self, *args, **kwargs):
             super().__init__(*args, **kwargs)
             self.register_buffer("table", torch.arange(3), persistent=False)
 
-    real = _build.build_model_with_cfg
-    monkeypatch.setattr(_build, "build_model_with_cfg", lambda cls, *a, **k: real(made[cls is not plain], *a, **k))
-    plain = type(model)
-    made = [WithTable, assign.unfilled(WithTable)]
-    loaded = load(arch)
-    assert torch.equal(loaded.table, torch.arange(3))
-    assert not any(t.is_meta for t in loaded.parameters())
+    class MadeAgain(WithTable):
+        def init_non_persistent_buffers(self):
+            self.table.copy_(torch.arange(3))
+
+    assert _build._without_values(WithTable, {}, None) is None
+    assert torch.equal(_build._without_values(MadeAgain, {}, None).table, torch.arange(3))

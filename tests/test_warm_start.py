@@ -442,7 +442,7 @@ def test_a_filled_manifest_needs_no_zoo_fetch(hub, filled, base, images, own_cac
 
 def test_a_filled_manifest_makes_it_pretrained_but_never_the_default(filled):
     arch = PD_A.split(".")[0]
-    default = generate_default_cfgs(timm_cfgs([arch], first_conv="conv1", classifier="fc", pool_size=(7, 7)))[arch]
+    default = generate_default_cfgs(timm_cfgs([arch], {"first_conv": "conv1"}))[arch]
     assert list(default.tags) == ["", "from_a1_in1k"]
     assert default.cfgs["from_a1_in1k"].hf_hub_id == f"timm/{BASE}@{COMMIT}"
     assert default.cfgs["from_a1_in1k"].has_weights
@@ -457,6 +457,6 @@ def test_a_trained_weight_stays_the_default(filled, monkeypatch):
     arch = PD_A.split(".")[0]
     content["weights"] = {f"{arch}.zoo_in1k": {**own, "sources": [hub]}, f"{arch}.zoo_two_in1k": own}
     monkeypatch.setattr("zoo.weights.manifest.manifest", lambda: content)
-    default = generate_default_cfgs(timm_cfgs([arch], first_conv="conv1", classifier="fc", pool_size=(7, 7)))[arch]
+    default = generate_default_cfgs(timm_cfgs([arch], {"first_conv": "conv1"}))[arch]
     assert default.tags[0] == "zoo_in1k"
     assert set(default.tags) == {"zoo_in1k", "zoo_two_in1k", "from_a1_in1k"}

@@ -115,7 +115,7 @@ def test_nothing_unpublished_counts_as_on_the_hub():
 def test_a_staged_file_that_is_not_in_this_copy_is_no_source(entries, monkeypatch, tmp_path):
     monkeypatch.setattr("zoo.weights.manifest.shipped_hub", lambda: tmp_path)
     arch = OURS[0].split(".")[0]
-    cfgs = timm_cfgs([arch], first_conv="stem.conv", classifier="head.fc", pool_size=(2, 2))
+    cfgs = timm_cfgs([arch], {})
     assert "file" not in cfgs[OURS[0]]
 
 
@@ -227,14 +227,22 @@ def test_no_network_is_one_line_that_says_what_to_do(entries, own_cache):
     assert "\n" not in str(caught.value)
 
 
-def test_a_file_the_user_names_must_be_the_weight(release, entries, tmp_path):
+def test_a_file_the_user_names_is_taken_as_it_is(release, entries, tmp_path, caplog):
     good = fetch(SMALL).path
     own = tmp_path / "own.safetensors"
     shutil.copyfile(good, own)
     cfg = {"file": str(own)}
-    assert timm.create_model(SMALL, pretrained=True, pretrained_cfg_overlay=cfg) is not None
+    first = timm.create_model(SMALL, pretrained=True, pretrained_cfg_overlay=cfg)
+    assert not caplog.records
+    changed = {key: tensor + 1 for key, tensor in first.state_dict().items()}
+    save_file(changed, own)
+    loaded = timm.create_model(SMALL, pretrained=True, pretrained_cfg_overlay=cfg).state_dict()
+    assert all(torch.equal(loaded[key], tensor) for key, tensor in changed.items())
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{own}: not the published {SMALL}; it is loaded as it is, unverified."
+    ]
     save_file({"a": torch.zeros(1)}, own)
-    with pytest.raises(zoo.HashMismatchError, match=r"own\.safetensors.*sha256"):
+    with pytest.raises(zoo.WeightError, match=r"missing keys: .*unexpected keys: a"):
         timm.create_model(SMALL, pretrained=True, pretrained_cfg_overlay=cfg)
     assert own.exists()
 

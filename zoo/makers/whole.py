@@ -51,6 +51,10 @@ class WholeNumbers(nn.Module):
             self._note()
         return tensor
 
+    def init_non_persistent_buffers(self) -> None:
+        """Make the fingerprint anew, for whoever builds a network without values (timm's protocol)."""
+        self._note()
+
     @torch.no_grad()
     def _note(self) -> None:
         """Take the buffer as it is."""

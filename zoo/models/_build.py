@@ -11,7 +11,7 @@ from timm.models import build_model_with_cfg, resolve_pretrained_cfg
 from torch import Tensor, nn
 
 from ..errors import UnknownNameError, WeightError
-from ..weights.load import SOURCES, is_own_source, load_state_dict, read_own_file
+from ..weights.load import SOURCES, is_own_source, load_state_dict
 from ..weights.manifest import weights
 from ..weights.warm_start import is_warm_start
 from ._reference import differences, rename_from_reference
@@ -58,20 +58,22 @@ def build_model(
         overlay = dict.fromkeys(SOURCES) | overlay
     if pretrained_cfg is None and not pretrained:  # what an architecture is does not depend on the weights there are
         pretrained_cfg = dict(base_cfg)
-    if pretrained and overlay.get("file") and not overlay.get("source"):
-        overlay["state_dict"] = read_own_file(overlay.pop("file"))
-        if pretrained_cfg is None:
-            pretrained_cfg, sizes = _configuration_of(variant, overlay["state_dict"], base_cfg)
-            overlay = sizes | overlay
     cfg = resolve_pretrained_cfg(variant, pretrained_cfg=pretrained_cfg, pretrained_cfg_overlay=overlay).to_dict()
-    own_arguments = {}
+    tag_arguments, tensors = {}, None
     if not is_own_source(cfg):
-        own_arguments = weights().get(f"{variant}.{cfg.get('tag')}", {}).get("model_args", {})
-        kwargs = {**own_arguments, **kwargs}
-    tensors = load_state_dict(cfg, cache_dir) if pretrained else None
+        tag_arguments = weights().get(f"{variant}.{cfg.get('tag')}", {}).get("model_args", {})
+        kwargs = {**tag_arguments, **kwargs}
+    if pretrained:
+        tensors = load_state_dict(cfg, cache_dir)
+        if pretrained_cfg is None and overlay.get("file"):
+            pretrained_cfg, found = _configuration_of(variant, tensors, base_cfg)
+            overlay = found | overlay
+            cfg = resolve_pretrained_cfg(
+                variant, pretrained_cfg=pretrained_cfg, pretrained_cfg_overlay=overlay
+            ).to_dict()
     warm = pretrained and is_warm_start(cfg)
     sizes = {"num_classes": cfg["num_classes"], "in_chans": cfg["input_size"][0]}
-    adapted = [key for key, value in sizes.items() if kwargs.get(key, value) != value]
+    adapted = any(kwargs.get(key, value) != value for key, value in sizes.items())
     whole = not adapted and not kwargs.get("features_only")
     if tensors is not None:
         overlay |= dict.fromkeys(SOURCES) | {"state_dict": tensors}
@@ -79,19 +81,22 @@ def build_model(
     def create(**arguments: Any) -> nn.Module:
         _check_arguments(cls, variant, arguments)
         # Values that the file replaces are not drawn at random first: its keys are compared with the network's below.
-        place = "meta" if tensors is not None and whole and not warm else device
-        with torch.device(place) if place is not None else contextlib.nullcontext():
-            model = cls(**arguments)
-        if place == "meta" and torch.device(device or torch.get_default_device()).type != "meta":
-            model.to_empty(device=device or torch.get_default_device())
+        model = _without_values(cls, arguments, device) if tensors is not None and whole and not warm else None
+        if model is None:
+            with torch.device(device) if device is not None else contextlib.nullcontext():
+                model = cls(**arguments)
         return model if dtype is None else model.to(dtype)
 
     def prepare(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
         state = model.warm_start(state) if warm else rename_from_reference(model, state)
         free = () if whole else (cfg.get("classifier"), cfg.get("first_conv"), *getattr(model, "classifier_parts", ()))
+        expected = model.state_dict()
+        for key in expected.keys() - state.keys():
+            if key.endswith(".num_batches_tracked"):  # files of old versions of torch lack it
+                state[key] = torch.tensor(0)
         problems = differences(
-            {k: v for k, v in model.state_dict().items() if not _is_part(k, free)},
-            {k: v for k, v in state.items() if not _is_part(k, free)},
+            {key: tensor for key, tensor in expected.items() if not _is_part(key, free)},
+            {key: tensor for key, tensor in state.items() if not _is_part(key, free)},
         )
         if problems:
             raise WeightError(f"{variant}: the file's tensors are not this network's: {problems}.")
@@ -112,7 +117,23 @@ def build_model(
         if network is not None:
             network.pretrained_cfg.pop("state_dict", None)
             network.pretrained_cfg.update({key: cfg[key] for key in SOURCES[1:] if cfg.get(key)})
-            network._model_args = dict(own_arguments)  # what timm writes into config.json, with the caller's
+            # What timm writes into config.json, with the caller's arguments.
+            network._model_args = {"in_chans": kwargs.get("in_chans", sizes["in_chans"]), **tag_arguments}
+    return model
+
+
+def _without_values(cls: type[nn.Module], arguments: Mapping[str, Any], device: Any) -> nn.Module | None:
+    """A network whose tensors have no values yet, for a state dict that has them all; None if the class has others."""
+    place = torch.device(device) if device is not None else torch.get_default_device()
+    with torch.device("meta"):
+        model = cls(**arguments)
+    if place.type != "meta":
+        model.to_empty(device=place)
+    for name in dict(model.named_buffers()).keys() - model.state_dict().keys():
+        owner = model.get_submodule(name.rpartition(".")[0])
+        if not hasattr(owner, "init_non_persistent_buffers"):  # timm's protocol
+            return None
+        owner.init_non_persistent_buffers()
     return model
 
 

@@ -2,11 +2,15 @@
 
 import fnmatch
 import hashlib
+import json
 import re
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
+
+from timm.models import save_for_hf
+from torch import nn
 
 from ..errors import UnknownNameError, WeightError
 from ..suggest import did_you_mean
@@ -77,7 +81,9 @@ def repository(name: str, cache_dir: str | Path | None = None) -> dict[str, File
         beside = found.path.parent
         files |= {file: beside / file for file in (CONFIG, *OPTIONAL) if (beside / file).is_file()}
     if CONFIG not in files:
-        files[CONFIG] = config_json(name)
+        from ..registry import create_model
+
+        files[CONFIG] = config_json(create_model(name))
     files[CARD] = model_card(name, entry, files=files).encode()
     return dict(sorted(files.items()))
 
@@ -112,15 +118,17 @@ def licence_text(name: str, entry: dict[str, Any]) -> str:
     return text.replace("{notice}", notice[0])
 
 
-def config_json(name: str) -> bytes:
-    """The ``config.json`` of a weight, as timm writes and reads it."""
-    from timm.models import save_for_hf
-
-    from ..registry import create_model
-
+def config_json(model: nn.Module) -> bytes:
+    """The ``config.json`` of a network as timm writes it, class names included, in a form transformers takes too."""
     with tempfile.TemporaryDirectory() as folder:
-        save_for_hf(create_model(name, **facts(name).get("model_args", {})), folder, safe_serialization=True)
-        return (Path(folder) / CONFIG).read_bytes()
+        save_for_hf(model, folder, safe_serialization=True)
+        config = json.loads((Path(folder) / CONFIG).read_bytes())
+    arguments = {**model._model_args, **config["model_args"]}  # timm leaves dropout out
+    arguments.pop("num_classes")  # transformers passes it beside these, timm reads it from the root
+    config["model_args"] = arguments
+    if names := config["pretrained_cfg"].pop("label_names", None):
+        config["label_names"] = names
+    return (json.dumps(config, indent=2) + "\n").encode()
 
 
 def blocks(file: File) -> Iterator[bytes]:

@@ -29,9 +29,10 @@ def count_parameters(model: nn.Module) -> dict[str, int]:
         if is_made(layer) and isinstance(maker_of(layer), MaskedWeight)
     }
     unique = list(model.parameters())
+    entries = model.state_dict().keys()
     plain = reparameterize(copy.deepcopy(model).eval(), batch_norm="fold", reuse="unroll")
     return {
-        "stored": sum(p.numel() for _, p in model.named_parameters(remove_duplicate=False)),
+        "stored": sum(p.numel() for name, p in model.named_parameters(remove_duplicate=False) if name in entries),
         "unique": sum(p.numel() for p in unique),
         "nonzero": sum(int(torch.count_nonzero(masked[id(p)].weight if id(p) in masked else p)) for p in unique),
         "inference": sum(p.numel() for p in plain.parameters()),

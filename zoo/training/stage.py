@@ -12,7 +12,6 @@ from typing import Any
 
 import timm
 import torch
-from timm.models import save_for_hf
 from torch import Tensor, nn
 
 from ..data import DATASETS, get_dataset, load_arrays
@@ -20,6 +19,7 @@ from ..errors import ZooError
 from ..evaluation.validate import Result, validate
 from ..files import write_atomically
 from ..makers.masked import MaskedWeight
+from ..publishing.repository import CONFIG, config_json
 from ..registry import family_of
 from ..reparam import count_parameters
 from ..weights.card import model_card
@@ -87,7 +87,8 @@ def stage(
 
     folder, part = hub / name, hub / f".{name}.{os.getpid()}.part"
     try:
-        save_for_hf(model, str(part), model_args=recipe.model_args or None, safe_serialization=True)
+        model._model_args |= recipe.model_args
+        write_atomically(config_json(model), part / CONFIG)
         file = part / "model.safetensors"
         plain = safetensors_bytes(stored.tensors, {"format": "pt"})
         write_atomically(plain, file)
@@ -171,6 +172,7 @@ def network_of(recipe: Recipe, state: dict[str, Any]) -> nn.Module:
         "interpolation": "bilinear",
         "crop_pct": info.crop_pct,
         "tag": tag,
+        "label_names": list(info.classes) or None,
         "license": "apache-2.0",
         "description": _description(recipe),
         "origin_url": None,
@@ -179,7 +181,9 @@ def network_of(recipe: Recipe, state: dict[str, Any]) -> nn.Module:
     }
     overlay = {"num_classes": info.num_classes, "in_chans": info.input_size[0], **recipe.model_args}
     model = timm.create_model(arch, pretrained_cfg_overlay=cfg, **overlay).eval()
-    model.load_state_dict(state["model"])
+    own = model.state_dict()  # runs from before symmetric kernels were stored as matrices have them as vectors
+    same_size = {name: name in own and own[name].numel() == t.numel() for name, t in state["model"].items()}
+    model.load_state_dict({n: t.view_as(own[n]) if same_size[n] else t for n, t in state["model"].items()})
     for layer in layers_with(model, MaskedWeight).values():
         clear_inactive(layer)
     return model

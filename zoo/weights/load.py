@@ -1,13 +1,14 @@
 """From timm's pretrained configuration to a verified state dict."""
 
 import hashlib
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from timm.models import get_pretrained_cfg
+from timm.models import get_arch_pretrained_cfgs
 from torch import Tensor
 
 from ..errors import WeightError
@@ -19,6 +20,8 @@ from .memory import file_stamp, known_sha256, recall, remember
 from .verify import mismatch, parse
 from .warm_start import fetch_base, is_warm_start
 
+_LOGGER = logging.getLogger(__name__)
+
 SOURCES = ("state_dict", "file", "url", "hf_hub_id", "hf_hub_filename", "source")
 """Entries of a timm configuration that say where a weight is."""
 
@@ -28,19 +31,19 @@ def is_own_source(cfg: Mapping[str, Any]) -> bool:
 
     The tag does not decide: a fine-tuned network that timm has saved keeps the tag of the weight it began with.
     """
-    name = f"{cfg.get('architecture')}.{cfg.get('tag')}"
-    registered = get_pretrained_cfg(name) if name in weights() or name in warm_starts() else None
+    arch = cfg.get("architecture")
+    registered = get_arch_pretrained_cfgs(arch).get(f"{arch}.{cfg.get('tag')}") if arch else None
     return any(cfg.get(key) and cfg[key] != getattr(registered, key, None) for key in SOURCES)
 
 
 def load_state_dict(cfg: Mapping[str, Any], cache_dir: str | Path | None = None) -> dict[str, Tensor] | None:
     """Return the tensors of the weight that a resolved timm configuration stands for.
 
-    A source of the user's own (``pretrained_cfg_overlay=dict(file=...)``, ``local-dir:``, ``hf-hub:``) is what it is,
-    and timm loads it; but a repository that bears the name of one of our weights must hold that weight, and what comes
-    from an address (``url``) must have been accepted with :func:`.fetch.fetch_address`. Everything else must be what
-    the manifest says, to the byte. For a warm start it is the plain network it starts from
-    (:func:`.warm_start.is_warm_start`).
+    A source of the user's own (``pretrained_cfg_overlay=dict(file=...)``, ``local-dir:``, ``hf-hub:``) is taken as it
+    is, with a warning if its configuration names a weight of ours that it is not. But a repository with the name of one
+    of our weights must hold that weight, and what comes from an address (``url``) must have been accepted with
+    :func:`.fetch.fetch_address`. Everything else must be what the manifest says, to the byte. For a warm start
+    that is the plain network it starts from (:func:`.warm_start.is_warm_start`).
 
     Args:
         cfg: ``architecture``, ``tag`` and, if the user gave one, ``file``, ``hf_hub_id`` or ``url``.
@@ -63,10 +66,13 @@ def load_state_dict(cfg: Mapping[str, Any], cache_dir: str | Path | None = None)
             return load_fetched(fetch_from_repository(known, repo, revision or None, cache_dir), cache_dir)
         if cfg.get("url") and not any(cfg.get(key) for key in ("file", "hf_hub_id", "source")):
             found = fetch_address(cfg["url"], cache_dir=cache_dir)
-            return (
-                load_fetched(found, cache_dir) if found.path.suffix == ".safetensors" else read_checkpoint(found.path)
-            )
-        return None
+            is_safetensors = found.path.suffix == ".safetensors"
+            return load_fetched(found, cache_dir) if is_safetensors else read_checkpoint(found.path)
+        place = cfg["hf_hub_id"] if cfg.get("source") == "hf-hub" else cfg.get("file") or cfg.get("hf_hub_id")
+        if name in weights() and not _is_published(Path(place), name, cache_dir):
+            _LOGGER.warning(f"{place}: not the published {name}; it is loaded as it is, unverified.")
+        ours = place == cfg.get("file") and (cfg.get("source") != "local-dir" or _only_packed(Path(place)))
+        return read_own_file(place) if ours else None
     if is_warm_start(cfg):
         return load_fetched(fetch_base(name, cache_dir=cache_dir), cache_dir)
     if name not in weights():
@@ -79,17 +85,27 @@ def load_state_dict(cfg: Mapping[str, Any], cache_dir: str | Path | None = None)
     return load_fetched(fetch(name, cache_dir), cache_dir)
 
 
+def _is_published(path: Path, name: str, cache_dir: str | Path | None) -> bool:
+    path = path / "model.safetensors" if path.is_dir() else path
+    return path.is_file() and known_sha256(path, cache_dir) == weights()[name]["sha256"]
+
+
+def _only_packed(folder: Path) -> bool:
+    return [path.name for path in folder.glob("*.safetensors")] == [packed.PACKED]
+
+
 def read_own_file(path: str | Path) -> dict[str, Tensor]:
     """Tensors of a file of the user's own: safetensors, packed, or a checkpoint as training scripts save it.
 
     Args:
-        path: The file, or a folder with ``model.safetensors``.
+        path: The file, or a folder with ``model.safetensors`` or its packed form.
 
     Raises:
         WeightError: If there is no such file, or it is none of these.
     """
     path = Path(path)
-    path = path / "model.safetensors" if path.is_dir() else path
+    if path.is_dir():
+        path = path / (packed.PACKED if _only_packed(path) else "model.safetensors")
     if not path.is_file():
         raise WeightError(f"No such file: {path}")
     try:

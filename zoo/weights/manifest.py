@@ -214,6 +214,7 @@ def _timm_cfg(name: str, entry: dict[str, Any]) -> dict[str, Any]:
         "std": tuple(preprocessing["std"]),
         "interpolation": preprocessing["interpolation"],
         "crop_pct": preprocessing["crop_pct"],
+        "label_names": list(get_dataset(entry["dataset"]).classes) or None,
         "license": entry["licence"].lower(),
         "description": entry["description"],
         "origin_url": entry["origin_url"],
