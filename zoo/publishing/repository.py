@@ -126,6 +126,7 @@ def config_json(model: nn.Module) -> bytes:
     arguments = {**model._model_args, **config["model_args"]}  # timm leaves dropout out
     arguments.pop("num_classes")  # transformers passes it beside these, timm reads it from the root
     config["model_args"] = arguments
+    config["torch_dtype"] = "float32"  # else transformers takes the type of the file's first tensor, which may be half
     if names := config["pretrained_cfg"].pop("label_names", None):
         config["label_names"] = names
     return (json.dumps(config, indent=2) + "\n").encode()
