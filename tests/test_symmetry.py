@@ -615,8 +615,8 @@ def test_rnn_counts():
 
 def test_gates_round_trip():
     maker = SymmetricGates(4, 4, "101", "quar")
-    learned = torch.randn(1, sum(maker.sizes))
-    assert learned.shape == (1, 6 + 16 + 6)
+    learned = torch.randn(sum(maker.sizes))
+    assert learned.shape == (6 + 16 + 6,)
     torch.testing.assert_close(maker.right_inverse(maker(learned)), learned)
     matrix = torch.randn(12, 4)
     near = maker(maker.right_inverse(matrix))

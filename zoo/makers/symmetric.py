@@ -157,7 +157,7 @@ def _index(sources: Tensor) -> Tensor | None:
 class SymmetricGates(nn.Module):
     """Makes the weight matrix of a recurrent layer, whose gates are blocks of rows, some of them symmetric.
 
-    The learned row, (1, stored entries), holds one part per gate: the canonical region, or the whole block row by row.
+    The learned vector holds one part per gate, in order: the canonical region, or the whole block row by row.
 
     Args:
         hidden: Rows of a gate.
@@ -175,8 +175,8 @@ class SymmetricGates(nn.Module):
         self.sizes = [symmetric if flag == "1" else hidden * columns for flag in flags]
 
     def forward(self, learned: Tensor) -> Tensor:
-        """(1, stored entries) -> (gates * hidden, columns)."""
-        parts = zip(self.flags, learned[0].split(self.sizes), strict=True)
+        """(stored entries,) -> (gates * hidden, columns)."""
+        parts = zip(self.flags, learned.split(self.sizes), strict=True)
         make, shape, stored = self.block, self.block.shape, self.block.stored
         return torch.cat([make(p.view(stored)) if flag == "1" else p.view(shape) for flag, p in parts])
 
@@ -190,7 +190,7 @@ class SymmetricGates(nn.Module):
 
     def _per_gate(self, matrix: Tensor, read) -> Tensor:
         gates = zip(self.flags, matrix.chunk(len(self.flags)), strict=True)
-        return torch.cat([(read(gate) if flag == "1" else gate).flatten() for flag, gate in gates])[None]
+        return torch.cat([(read(gate) if flag == "1" else gate).flatten() for flag, gate in gates])
 
 
 def check_type(symm_type: str) -> str:
