@@ -106,8 +106,9 @@ def halves(photos: str | Path, folder: Path) -> dict[str, Path]:
     Returns:
         The two folders by name.
     """
-    for number, (path, _) in enumerate(ImageFolder(photos).samples):
-        link = folder / ("even", "odd")[number % 2] / Path(path).parent.name / Path(path).name
+    images = ImageFolder(photos)
+    for number, (path, _) in enumerate(images.samples):
+        link = folder / ("even", "odd")[number % 2] / Path(path).relative_to(images.root)
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(Path(path).resolve())
     return {part: folder / part for part in ("even", "odd")}

@@ -39,8 +39,9 @@ SETTINGS = [
 def split(photos: Path, output: Path) -> tuple[int, int]:
     """Link every second photograph into ``train``, the others into ``val``; returns how many went where."""
     counts = [0, 0]
-    for number, (path, _) in enumerate(ImageFolder(photos).samples):
-        link = output / ("val", "train")[number % 2] / Path(path).parent.name / Path(path).name
+    images = ImageFolder(photos)
+    for number, (path, _) in enumerate(images.samples):
+        link = output / ("val", "train")[number % 2] / Path(path).relative_to(images.root)
         link.parent.mkdir(parents=True, exist_ok=True)
         if not link.exists():
             link.symlink_to(Path(path).resolve())

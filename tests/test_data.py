@@ -1,5 +1,6 @@
 """Readers: every accepted layout gives the same arrays; damaged and hostile files are refused by name."""
 
+import csv
 import gzip
 import hashlib
 import json
@@ -10,12 +11,15 @@ import shutil
 import numpy as np
 import pytest
 
+import zoo
 from zoo import DataError
 from zoo.cli import main
 from zoo.cli.demo import SAMPLE
-from zoo.data import get_dataset, load_arrays
+from zoo.data import get_dataset, known, load_arrays
 from zoo.data.arrays import read_idx
+from zoo.data.known import PUBLISHED, digests
 from zoo.evaluation.predict import class_names
+from zoo.evaluation.validate import validate
 
 
 def idx(array: np.ndarray) -> bytes:
@@ -64,7 +68,7 @@ def test_an_unknown_set_is_not_silently_fashion_mnist(fashion, caplog):
     root, images, labels = fashion
     write_idx(root, images, labels)
     load_arrays("mnist", root, "test")
-    assert not caplog.records
+    assert "7 images of the test split are not the published MNIST" in caplog.text
     load_arrays("fashion-mnist", root, "test")
     assert "7 images of the test split are not the published Fashion-MNIST" in caplog.text
     full = np.zeros((10_000, 28, 28), np.uint8)  # as many as MNIST's test split has
@@ -123,6 +127,17 @@ def test_damaged_idx_files(tmp_path, content, zipped):
         read_idx(path)
 
 
+@pytest.mark.parametrize("place", [20, 200, 2000, -6])
+def test_a_flipped_bit_in_gzip(tmp_path, place):
+    shutil.copytree(SAMPLE, tmp_path / "s")
+    path = tmp_path / "s" / "t10k-images-idx3-ubyte.gz"
+    content = bytearray(path.read_bytes())
+    content[place] ^= 64
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=path.name):
+        load_arrays("fashion-mnist", tmp_path / "s", "test")
+
+
 def test_truncated_gzip(tmp_path):
     shutil.copytree(SAMPLE, tmp_path / "s")
     path = tmp_path / "s" / "t10k-images-idx3-ubyte.gz"
@@ -165,6 +180,123 @@ def test_cifar_layouts_agree(tmp_path, classes, sub):
         assert x.shape == ((15 if classes == 10 and split == "train" else 3), 3, 32, 32)
     first = pixels["data_batch_1" if classes == 10 else "train"][0]
     assert np.array_equal(load_arrays(f"cifar{classes}", tmp_path / "a", "train")[0][0].ravel(), first)
+
+
+def python_batch(folder, images, labels, name="test_batch", key=b"labels"):
+    (folder / name).write_bytes(pickle.dumps({b"data": images, key: labels}, protocol=2))
+
+
+PIXELS = np.zeros((3, 3072), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "hint"),
+    [
+        (PIXELS / 255, [0, 1, 2], "images are no array of bytes.*float64"),
+        (PIXELS.astype(np.float32), [0, 1, 2], "float32"),
+        (PIXELS.astype(np.int64), [0, 1, 2], "int64"),
+        (PIXELS.astype(np.int8), [0, 1, 2], "int8"),
+        (PIXELS[:, :3000], [0, 1, 2], "3000"),
+        (PIXELS[0], [0], "3072"),
+        (PIXELS.reshape(3, 3, 32, 32), [0, 1, 2], "32"),
+        (PIXELS.tolist(), [0, 1, 2], "list"),
+        (PIXELS, [0, 1], "labels are not 3 whole numbers"),
+        (PIXELS, [0, 1, 2, 3], "labels are not 3"),
+        (PIXELS, [0.0, 1.5, 2.0], "float64"),
+        (PIXELS, [[0], [1], [2]], "labels are not 3"),
+        (PIXELS, ["0", "1", "2"], "labels are not 3"),
+        (PIXELS, [True, False, True], "bool"),
+        (PIXELS, [0, [1], 2], "not an official cifar10 batch"),
+        (PIXELS, [0, 1, 10], r"outside 0\.\.9"),
+        (PIXELS, [0, 1, -1], r"outside 0\.\.9"),
+        (PIXELS, [0, 1, 2**70], "labels are not 3"),
+        (PIXELS, None, "labels are not 3"),
+    ],
+)
+def test_wrong_python_batches(tmp_path, images, labels, hint):
+    python_batch(tmp_path, images, labels)
+    with pytest.raises(DataError, match=hint) as raised:
+        load_arrays("cifar10", tmp_path, "test")
+    assert "\n" not in str(raised.value)
+
+
+def test_batches_that_differ_in_length_are_cut(tmp_path):
+    """Together they have as many labels as images, but each image would get another's label."""
+    for number in range(1, 6):
+        (tmp_path / f"data_batch_{number}.bin").write_bytes(bytes(3073 * (3 - (number == 4))))
+    with pytest.raises(DataError, match=r"data_batch_4\.bin: 2 images, and data_batch_1\.bin has 3"):
+        load_arrays("cifar10", tmp_path, "train")
+
+
+def test_cifar_that_is_not_cifar(tmp_path, capsys, caplog):
+    rng = np.random.default_rng(0)
+    rng.integers(0, 10, (10_000, 3073), np.uint8).tofile(tmp_path / "test_batch.bin")
+    words = ["validate", "sparse_wrn_16_1.zoo_dsr_s90_c10", "--dataset", "cifar10", "--data", str(tmp_path)]
+    for ending in ("json", "csv"):
+        file = tmp_path / f"r.{ending}"
+        (tmp_path / "test_batch.bin").write_bytes((tmp_path / "test_batch.bin").read_bytes()[: 100 * 3073])
+        assert main([*words, "--device", "cpu", "--results", str(file)]) == 0
+        message = "the 100 images of the test split are not the published CIFAR-10"
+        assert message in capsys.readouterr().out
+        assert message in caplog.text
+        assert message in file.read_text()
+    row = json.loads((tmp_path / "r.json").read_text())[0]
+    assert set(row["data_sha256"]) == {"images", "labels"}
+    assert row["data_sha256"]["images"] in next(csv.DictReader((tmp_path / "r.csv").open()))["data_sha256"]
+
+
+def test_the_published_content_is_known_by_pixels_and_labels(tmp_path, caplog):
+    images, labels = load_arrays("fashion-mnist", SAMPLE, "test")
+    shutil.copytree(SAMPLE, tmp_path / "s")
+    path = tmp_path / "s" / "t10k-labels-idx1-ubyte.gz"
+    path.write_bytes(gzip.compress(idx(labels[::-1].astype(np.uint8))))
+    assert not caplog.records
+    load_arrays("fashion-mnist", tmp_path / "s", "test")
+    assert "are Fashion-MNIST's, but their labels are others" in caplog.text
+    result = validate(zoo.create_model("lrunet1_100"), "fashion-mnist", SAMPLE, device="cpu")
+    assert result.warning == ""
+    assert result.data_sha256 == digests(images, labels)
+    assert PUBLISHED["fashion-mnist", "test"][result.data_sha256["images"]] == result.data_sha256["labels"]
+
+
+@pytest.mark.parametrize("dataset", ["mnist", "cifar100"])
+def test_official_files_are_known_by_md5(tmp_path, monkeypatch, caplog, dataset):
+    """Where the content itself could not be hashed here."""
+    if dataset == "mnist":
+        write_idx(tmp_path, np.zeros((7, 28, 28), np.uint8), np.zeros(7, np.uint8), zipped=True)
+    else:
+        python_batch(tmp_path, PIXELS, [1, 2, 99], "test", b"fine_labels")
+    load_arrays(dataset, tmp_path, "test")
+    assert "are not the published" in caplog.text
+    caplog.clear()
+    sums = {path.name: hashlib.md5(path.read_bytes()).hexdigest() for path in tmp_path.iterdir()}
+    monkeypatch.setitem(known._FILES, dataset, sums)
+    load_arrays(dataset, tmp_path, "test")
+    assert not caplog.records
+    file = min(tmp_path.iterdir())  # of MNIST the images
+    monkeypatch.setitem(known._FILES, dataset, {**sums, file.name: "0" * 32})
+    load_arrays(dataset, tmp_path, "test")
+    assert "are not the published" in caplog.text
+
+
+def test_the_whole_cifar10_is_known(cifar10, tmp_path, caplog):
+    for split in ("train", "test"):
+        load_arrays("cifar10", cifar10, split)
+    assert not caplog.records
+    file = next(cifar10.glob("**/test_batch.bin"), None)
+    if file is not None:
+        content = np.fromfile(file, np.uint8).reshape(-1, 3073)
+        content[:, 0] = np.roll(content[:, 0], 1)
+        content.tofile(tmp_path / "test_batch.bin")
+        load_arrays("cifar10", tmp_path, "test")
+        assert "are CIFAR-10's, but their labels are others" in caplog.text
+
+
+def test_another_split_under_its_name(tmp_path, caplog):
+    for path in SAMPLE.glob("*.gz"):
+        (tmp_path / path.name.replace("t10k", "train")).symlink_to(path)
+    load_arrays("fashion-mnist", tmp_path, "train")
+    assert "images of the train split are those of the test split" in caplog.text
 
 
 def test_a_hostile_cifar_pickle_is_not_executed(tmp_path):

@@ -25,3 +25,8 @@ def write_atomically(content: bytes | Callable[[BinaryIO], object], path: Path) 
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def printable(text: object) -> str:
+    """A path or message with everything escaped that a terminal cannot print: control characters, undecodable bytes."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in str(text))

@@ -23,6 +23,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         Exit code.
     """
+    for stream in (sys.stdout, sys.stderr):  # a name that the terminal's encoding lacks is escaped, not an error
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     from ..language import commands as language
     from . import convert, demo, evaluate, hub, listing, recipes, train, weights
 

@@ -2,16 +2,18 @@
 
 import argparse
 import json
+import sys
 
 from ..data.catalog import DATASETS, get_dataset
-from ..errors import ZooError
+from ..errors import DataError, ZooError
 from ..evaluation.measure import accuracy_table, measure
-from ..evaluation.predict import class_names, predict
+from ..evaluation.predict import label_names, predict
 from ..evaluation.results import write_results
+from ..files import printable
 from ..language.commands import validate_runs
 from ..language.data import TEXT_DATASETS
 from ..registry import check_name, create_model
-from ..weights.manifest import facts, full_name
+from ..weights.manifest import facts, full_name, warm_starts
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
@@ -66,18 +68,27 @@ def _validate(options: argparse.Namespace) -> None:
         write_results(results, options.results)
 
 
-def _predict(options: argparse.Namespace) -> None:
-    name = full_name(check_name(options.name))
-    names = class_names(get_dataset(facts(name)["dataset"]).name)
+def _predict(options: argparse.Namespace) -> int:
     if options.top < 1:
         raise ZooError(f"--top {options.top}: at least one class is needed.")
-    guesses = predict(create_model(name, pretrained=True), options.images, options.top)
+    name = check_name(options.name)
+    start = name in warm_starts()
+    name = name if start else full_name(name)
+    model = create_model(name, pretrained=True)
+    names = label_names(model, "imagenet" if start else get_dataset(facts(name)["dataset"]).name)
+    rows, failed = [], 0
+    for path in options.images:
+        try:
+            (best,) = predict(model, [path], options.top)
+        except DataError as error:  # the others are classified all the same
+            print(f"zoo: {error}", file=sys.stderr)
+            failed = 1
+            continue
+        if options.json:
+            guesses = [{"label": k, "class": names[k], "probability": round(p, 6)} for k, p in best]
+            rows.append({"image": path, "guesses": guesses})
+        else:
+            print(f"{printable(path)}: " + ", ".join(f"{names[k]} {100 * p:.1f} %" for k, p in best))
     if options.json:
-        rows = [
-            {"image": path, "guesses": [{"label": k, "class": names[k], "probability": round(p, 6)} for k, p in best]}
-            for path, best in zip(options.images, guesses, strict=True)
-        ]
         print(json.dumps(rows, indent=2))
-        return
-    for path, best in zip(options.images, guesses, strict=True):
-        print(f"{path}: " + ", ".join(f"{names[k]} {100 * p:.1f} %" for k, p in best))
+    return failed

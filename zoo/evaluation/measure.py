@@ -93,7 +93,7 @@ def measure_again(
 
 
 def accuracy_table(results: Sequence[Result]) -> str:
-    """Measurements as text, a line each under a header."""
+    """Measurements as text, a line each under a header; below them a line for each of their warnings."""
     cells = [
         [
             r.name,
@@ -106,7 +106,9 @@ def accuracy_table(results: Sequence[Result]) -> str:
         ]
         for r in results
     ]
-    return table(cells, ["name", "data set", "top-1 %", "top-5 %", "n", "95 % interval", "images/s"])
+    header = ["name", "data set", "top-1 %", "top-5 %", "n", "95 % interval", "images/s"]
+    warnings = dict.fromkeys(f"warning: {r.warning}" for r in results if r.warning)
+    return "\n".join([table(cells, header), *warnings])
 
 
 def _networks(

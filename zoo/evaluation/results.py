@@ -17,7 +17,7 @@ def write_results(results: Sequence[Result], path: str | Path) -> None:
 
     Args:
         results: What was measured.
-        path: Ends in ``.json`` (a list of objects) or ``.csv`` (one line each; versions as JSON).
+        path: Ends in ``.json`` (a list of objects) or ``.csv`` (one line each; what has parts is written as JSON).
 
     Raises:
         ZooError: If the ending is another, or the file cannot be written.
@@ -32,12 +32,13 @@ def write_results(results: Sequence[Result], path: str | Path) -> None:
         writer.writeheader()
         for row in rows:
             low, high = row["interval"]
-            writer.writerow(row | {"interval": f"{low}-{high}", "versions": json.dumps(row["versions"])})
+            as_json = {name: json.dumps(row[name]) for name in ("versions", "data_sha256")}
+            writer.writerow(row | as_json | {"interval": f"{low}-{high}"})
         text = buffer.getvalue()
     else:
         raise ZooError(f"{path}: results are written as .json or .csv; give the file one of these endings.")
     try:
-        write_atomically(text.encode(), path)
+        write_atomically(text.encode(errors="backslashreplace"), path)
     except OSError as error:
         raise ZooError(f"{path}: cannot be written ({error.strerror}).") from None
 

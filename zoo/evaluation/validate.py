@@ -1,11 +1,12 @@
 """Top-1 and top-5 accuracy of a network on a data set."""
 
+import logging
 import math
 import platform
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,15 @@ from timm.data import resolve_data_config
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ..data import get_dataset, load_arrays
-from ..data.images import image_folder_loader
+from ..data import get_dataset
+from ..data.arrays import read_arrays
+from ..data.images import ImageFolder, image_folder_loader
 from ..device import choose_device
 from ..errors import DataError
+from ..files import printable
 from ..version import __version__
+
+_LOGGER = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,10 @@ class Result:
         images_per_second: Speed of the whole loop.
         versions: Of this package and what it runs on.
         sha256: Of the weight's file; empty if there is none.
+        data_sha256: Of ``images`` and ``labels`` as :func:`zoo.data.known.digests` computes them; empty for ImageNet.
+        left_out: Files in the folder that are not measured: hidden, or without an ending of an image.
+        warning: Empty, or in one line why the figures do not compare: the content is not the published one, or files
+            were left out, the first of which are named.
     """
 
     name: str
@@ -50,6 +59,9 @@ class Result:
     images_per_second: float
     versions: dict[str, str]
     sha256: str = ""
+    data_sha256: dict[str, str] = field(default_factory=dict)
+    left_out: int = 0
+    warning: str = ""
 
 
 def validate(
@@ -65,9 +77,12 @@ def validate(
 ) -> Result:
     """Measure a network's accuracy, every image counted once, in float32 and eval mode.
 
+    The warning of the result is also logged.
+
     Args:
-        model: The network; its ``pretrained_cfg`` says how images are prepared.
-        dataset: ``fashion-mnist``, ``cifar10``, ``cifar100`` or ``imagenet``.
+        model: Takes images (batch, channels, height, width), float32, and gives scores (batch, classes); its
+            ``pretrained_cfg`` says how images are prepared. It is set to eval mode and moved to ``device``.
+        dataset: ``mnist``, ``fashion-mnist``, ``cifar10``, ``cifar100`` or ``imagenet``.
         data: Folder of the data set.
         name: Goes into the result.
         sha256: Goes into the result.
@@ -76,7 +91,8 @@ def validate(
         device: ``cpu``, ``cuda``, ...; by default the GPU if there is one.
 
     Raises:
-        DataError: If the data is missing or does not fit the network.
+        DataError: If the data is missing, damaged or does not fit the network.
+        ZooError: If there is no such device here.
     """
     info = get_dataset(dataset)
     config = resolve_data_config(model=model)
@@ -86,11 +102,13 @@ def validate(
             f"{name or 'The network'} tells {model.num_classes} classes apart, {info.name} has {info.num_classes}: "
             "choose a weight for this data set (zoo list --pretrained)."
         )
+    left_out, warning, data_sha256 = 0, "", {}
     if info.name == "imagenet":
         loader = image_folder_loader(data, config, batch_size)
         batches, total, count = iter(loader), len(loader), len(loader.dataset)
+        left_out, warning = len(loader.dataset.left_out), _left_out(loader.dataset)
     else:
-        images, labels = load_arrays(info.name, data, split)
+        images, labels, data_sha256, warning = read_arrays(info.name, data, split)
         if images.shape[1] != config["input_size"][0]:
             raise DataError(
                 f"{name or 'The network'} takes images of {config['input_size'][0]} channels, {info.name} has "
@@ -99,6 +117,8 @@ def validate(
         batches = _array_batches(torch.from_numpy(images), torch.from_numpy(labels), config, batch_size)
         total, count = math.ceil(len(labels) / batch_size), len(labels)
 
+    if warning:
+        _LOGGER.warning(warning)
     model = model.to(place).eval()
     correct = torch.zeros(2, dtype=torch.long)
     seen, started = 0, time.perf_counter()
@@ -123,10 +143,20 @@ def validate(
         images_per_second=round(seen / seconds, 1),
         versions=versions(),
         sha256=sha256,
+        data_sha256=data_sha256,
+        left_out=left_out,
+        warning=warning,
     )
 
 
 _BAR: dict[str, Any] = {"disable": None, "file": sys.stderr, "delay": 2, "unit": "batch", "leave": False}
+
+
+def _left_out(folder: ImageFolder) -> str:
+    """In one line, how many files are not measured, and the first of them; empty if there are none."""
+    names = ", ".join(map(printable, folder.left_out[:3])) + (", ..." if len(folder.left_out) > 3 else "")
+    what = f"{len(folder.left_out):,} of {len(folder.left_out) + len(folder):,} files are"
+    return f"{printable(folder.root)}: {what} not measured, being no images by name or place: {names}" if names else ""
 
 
 def _array_batches(images: Tensor, labels: Tensor, config: dict, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:

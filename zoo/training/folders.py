@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ..data import get_dataset
-from ..data.images import ClearErrors, ImageFolder, usable_cores
+from ..data.images import ClearErrors, ImageFolder, naming, usable_cores
 from ..errors import ZooError
 from .distributed import Processes
 from .recipe import Recipe
@@ -68,7 +68,7 @@ class Transformed(Dataset):
         index, epoch = place
         image, label = self.folder[index]
         with seeded(self.seed, epoch, index):
-            return self.transform(image), label
+            return naming(self.folder.samples[index][0], self.transform, image), label
 
 
 class Photographs:
