@@ -253,7 +253,9 @@ def test_the_published_content_is_known_by_pixels_and_labels(tmp_path, caplog):
     assert not caplog.records
     load_arrays("fashion-mnist", tmp_path / "s", "test")
     assert "are Fashion-MNIST's, but their labels are others" in caplog.text
-    result = validate(zoo.create_model("lrunet1_100"), "fashion-mnist", SAMPLE, device="cpu")
+    result = validate(
+        zoo.create_model("lrunet1_100.zoo_fmnist", pretrained=True), "fashion-mnist", SAMPLE, device="cpu"
+    )
     assert result.warning == ""
     assert result.data_sha256 == digests(images, labels)
     assert PUBLISHED["fashion-mnist", "test"][result.data_sha256["images"]] == result.data_sha256["labels"]
