@@ -11,6 +11,7 @@ import io
 import math
 
 import timm
+import timm.optim
 import torch
 import torch.fx
 from safetensors.torch import load, save
@@ -237,6 +238,86 @@ def check_copies(name: str) -> None:
     assert torch.equal(restored(x), expected)
 
 
+def check_pickle(name: str) -> None:
+    """torch.save of the whole network, as users of timm do it, gives an equal and independent one."""
+    model = make(name)
+    x = images(model)
+    buffer = io.BytesIO()
+    torch.save(model, buffer)
+    restored = torch.load(io.BytesIO(buffer.getvalue()), weights_only=False)
+    assert type(restored) is type(model)
+    assert list(restored.state_dict()) == list(model.state_dict())
+    expected = model(x)
+    for parameter in model.parameters():
+        parameter.data.zero_()
+    assert torch.equal(restored(x), expected)
+    restored.train()(x).sum().backward()
+
+
+def check_meta(name: str) -> None:
+    """Built on the meta device, given memory with any content and loaded strictly, it is the same function."""
+    model = make(name)
+    x = images(model)
+    with torch.device("meta"):
+        empty = timm.create_model(name)
+    empty = empty.to_empty(device="cpu").eval()
+    for tensor in [*empty.parameters(), *empty.buffers()]:
+        tensor.data.zero_()
+    empty.load_state_dict(model.state_dict(), strict=True)
+    assert torch.equal(empty(x), model(x))
+
+
+def check_device_and_dtype(name: str) -> None:
+    """``device`` and ``dtype`` are arguments, as of timm's networks."""
+    tensors = [*timm.create_model(name, device="meta").parameters()]
+    assert all(tensor.is_meta for tensor in tensors)
+    model = timm.create_model(name, dtype=torch.float64).eval()
+    assert {p.dtype for p in model.parameters()} == {torch.float64}
+    assert model(images(model).double()).dtype == torch.float64
+    restored = timm.create_model(name, device="cpu", dtype=torch.bfloat16)
+    assert {t.dtype for t in restored.state_dict().values() if t.is_floating_point()} == {torch.bfloat16}
+
+
+def check_weight_decay(name: str) -> None:
+    """timm's optimizer factory decays every kernel, whatever makes it, and spares biases, norms and coefficients."""
+    model = timm.create_model(name)
+    optimizer = timm.optim.create_optimizer_v2(model, opt="sgd", lr=0.1, weight_decay=0.1)
+    decayed = {id(p) for group in optimizer.param_groups if group["weight_decay"] for p in group["params"]}
+    names = {id(p): n for n, p in model.named_parameters()}
+    assert len(names) == len([p for group in optimizer.param_groups for p in group["params"]])
+    norms = (nn.BatchNorm2d, nn.BatchNorm1d)
+    spared = {id(p) for m in model.modules() if isinstance(m, norms) for p in m.parameters()}
+    coefficients = getattr(model, "no_weight_decay", set)()
+    wrong = [n for i, n in names.items() if (i in decayed) == (i in spared or n.endswith("bias") or n in coefficients)]
+    assert not wrong, wrong
+
+
+def check_parts(name: str) -> None:
+    """A part of a network, cut out or traced, has every tensor it computes with, once."""
+    model = make(name).double()
+    if not hasattr(model, "stages"):
+        return
+    x = images(model).double()
+    part = nn.Sequential(model.stem, *model.stages)
+    expected = part(x)
+    twin = nn.Sequential(*copy.deepcopy(part))
+    state = part.state_dict()
+    storages = {t.untyped_storage().data_ptr() for t in state.values()}
+    assert len(storages) == len(state), "two entries share memory"
+    for tensor in twin.state_dict().values():
+        if tensor.is_floating_point():
+            tensor.mul_(0.5).add_(0.1)
+    assert not torch.equal(twin(x), expected)
+    twin.load_state_dict(state, strict=True)
+    assert torch.equal(twin(x), expected)
+    traced = torch.fx.symbolic_trace(copy.deepcopy(part)).float()
+    close(traced(x.float()), expected, 1e-4)
+    assert len(list(traced.parameters())) == len(list(part.parameters()))
+    for parameter in twin.parameters():
+        parameter.data.zero_()
+    assert twin(x).abs().max() == 0, "something that is no parameter of the part computes"
+
+
 CHECKS = {
     function.__name__.removeprefix("check_"): function
     for function in (
@@ -254,5 +335,10 @@ CHECKS = {
         check_memory_format,
         check_bfloat16,
         check_copies,
+        check_pickle,
+        check_meta,
+        check_device_and_dtype,
+        check_weight_decay,
+        check_parts,
     )
 }
