@@ -341,14 +341,15 @@ def test_warm_loads_make_no_request_and_hash_once(world, monkeypatch):
 
 
 def test_a_repository_the_user_names_must_hold_the_weight(entries, monkeypatch, tmp_path, outcome):
-    """``hf-hub:org/repository`` under the name of a weight: other bytes are refused, and nothing of them stays."""
+    """A repository with the name of a weight, whosever: other bytes are refused, and nothing of them stays."""
     world = make_world("hub", entries, monkeypatch, tmp_path)
     world.entry["sources"] = []
+    world.server.files[f"org/{SMALL}/model.safetensors"] = world.content
     cfg = dict(zip(("architecture", "tag"), SMALL.split("."), strict=True))
-    cfg |= {"source": "hf-hub", "hf_hub_id": f"org/weight@{COMMIT}"}
+    cfg |= {"source": "hf-hub", "hf_hub_id": f"org/{SMALL}@{COMMIT}"}
     with running(world.server):
         world.server.fault = "flip"
-        with pytest.raises(zoo.HashMismatchError, match="Hub org/weight: sha256 mismatch") as caught:
+        with pytest.raises(zoo.HashMismatchError, match=f"Hub org/{SMALL}: sha256 mismatch") as caught:
             load_state_dict(cfg)
         after = world.after()
         assert [p for p in (tmp_path / "hf").rglob("*") if p.is_file()] == []

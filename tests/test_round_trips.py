@@ -1,5 +1,6 @@
 """What users save, cut, copy, average and load with timm, torch and transformers comes back right."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn, get_ema_multi_a
 from torchvision.models.feature_extraction import create_feature_extractor
 
 import zoo
+from loopback import running
+from loopback_hub import WritableHub
 from protocol import close, images, make
 from zoo.makers import is_made, maker_of
 from zoo.models.swrn import SharedWideResNet
@@ -101,6 +104,25 @@ def test_a_file_in_the_hub_folder_is_the_users_too(tmp_path, monkeypatch):
     save_file(model.state_dict(), hub / name / "model.safetensors")  # the manifest's own source is bound by its sha256
     with pytest.raises(zoo.HashMismatchError, match="sha256 mismatch"):
         timm.create_model(name, pretrained=True)
+
+
+def test_a_pushed_network_comes_back_from_the_hub(tmp_path):
+    hub = WritableHub()
+    script = (
+        "import timm, torch, zoo\n"
+        "from timm.models import push_to_hf_hub\n"
+        "model = timm.create_model('swrn_28_1_2.zoo_c10', pretrained=True, num_classes=4)\n"
+        "push_to_hf_hub(model, 'org/mine', token='hf_right')\n"
+        "again = timm.create_model('hf-hub:org/mine', pretrained=True)\n"
+        "a, b = model.state_dict(), again.state_dict()\n"
+        "assert list(a) == list(b) and all(torch.equal(a[k], b[k]) for k in a)\n"
+    )
+    with running(hub):
+        env = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path), "HF_HUB_DISABLE_XET": "1"}
+        env |= {"HF_TOKEN": "hf_right", "no_proxy": "127.0.0.1"}
+        run = subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=env, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert "org/mine: not the published swrn_28_1_2.zoo_c10; it is loaded as it is, unverified." in run.stderr
 
 
 def test_a_packed_file_alone_makes_a_folder(tmp_path):
