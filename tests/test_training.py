@@ -470,11 +470,48 @@ def test_overrides_reach_into_mappings(tmp_path):
         ({"lr_table": {1: 0.1}, "sched": "step"}, "rate for epoch 0"),
         ({"milestones": [3]}, "sched: step"),
         ({"held_out_from": "first"}, "'random', 'last'"),
+        ({"momentum": 1.0}, "momentum must be at least 0 and below 1"),
+        ({"weight_decay": -1}, "weight_decay must be at least 0"),
+        ({"lr": math.nan}, "lr is a finite number"),
+        ({"ema": 2}, "ema must be at least 0 and below 1, not 2"),
+        ({"label_smoothing": 1.0}, "label_smoothing must be"),
+        ({"clip_grad": -1}, "clip_grad must be at least 0"),
+        ({"seed": 2**32}, "seed must be at least 0 and below 4294967296"),
+        ({"held_out": -5}, "held_out must be at least 0"),
+        ({"checkpoint_every": -1}, "checkpoint_every must be at least 0"),
+        ({"mean": [0.1, 0.2]}, "lists of 1 numbers"),
+        ({"mean": ["x"]}, r"mean\[0\] is a number"),
+        ({"std": [0]}, "std is above 0"),
+        ({"milestones": ["x"], "sched": "step"}, r"milestones\[0\] is a whole number"),
+        ({"milestones": [0], "sched": "step"}, "milestones are epochs from 1"),
+        ({"lr_table": {0: "fast"}, "sched": "step"}, r"lr_table\.0 is a number"),
+        ({"lr_table": {0: 0.1, "x": 1}, "sched": "step"}, "lr_table is a whole number, not 'x'"),
+        ({"augment.pad": 1.5}, r"augment\.pad is a whole number"),
+        ({"augment.flip": 3}, r"augment\.flip is true or false"),
+        ({"augment.cutout": -3}, "no value may be below 0"),
+        ({"mixup": 0.2, "batch_size": 51}, "batch_size must be even"),
     ],
 )
 def test_values_of_the_wrong_kind_are_refused(overrides, message):
     with pytest.raises(zoo.ZooError, match=message):
         load_recipe("lrunet1_fmnist", overrides)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"weight": "lrunet1_10.t_fmnist"}, "No model is called 'lrunet1_10'.*lrunet1_100"),
+        ({"weight": "resnet18.t_fmnist", "model_args": {"foo": 1}}, r"resnet18 cannot be built with .*'foo'"),
+        ({"model_args": {"dept": 1}}, r"sparse_mlp_300_100 cannot be built with .*'dept'"),
+        ({"opt": "sdg"}, "opt: timm cannot make the optimizer 'sdg'"),
+        ({"opt": "sgd", "momentum": 0.0}, "Nesterov momentum requires a momentum"),
+    ],
+)
+def test_what_timm_refuses_is_one_line(changes, message):
+    r = Recipe(**{"weight": "sparse_mlp_300_100.t_fmnist", "dataset": "fashion-mnist", **changes})
+    with pytest.raises(zoo.ZooError, match=message) as caught:
+        Learner(r, 1, ALONE, build_network(r, ALONE.device))
+    assert "\n" not in str(caught.value)
 
 
 def test_numbers_that_yaml_reads_as_words():

@@ -5,7 +5,7 @@ Image Understanding 187, 2019, https://arxiv.org/abs/1812.11027, with the author
 truncated backpropagation, a learning rate that falls when validation does not improve.
 """
 
-import contextlib
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -13,10 +13,18 @@ from typing import Any
 
 from ..errors import ZooError
 from ..training.recipe import read_recipe, unknown_key
+from ..training.values import check_ranges, typed
 from .data import get_text_dataset
 from .network import SymmRNNLanguageModel
 
 _SCHEDULES = ("plateau", "cosine")
+_RANGES = {
+    **dict.fromkeys(("embedding_size", "hidden_size", "num_layers"), (1, math.inf)),
+    **dict.fromkeys(("epochs", "columns", "eval_columns", "steps", "lr_divisor"), (1, math.inf)),
+    **dict.fromkeys(("lr", "clip", "checkpoint_every"), (0, math.inf)),
+    "dropout": (0, 1),
+    "seed": (0, 2**32),
+}
 
 
 @dataclass
@@ -76,28 +84,16 @@ class LanguageRecipe:
             ZooError: If a value does not fit; the message says what is meant.
         """
         for entry in fields(self):
-            value, wanted = getattr(self, entry.name), type(entry.default)
-            if wanted is float and type(value) in (int, str):
-                with contextlib.suppress(ValueError):  # YAML reads 1e-3 as a word; another word is refused below
-                    value = float(value)
-                    setattr(self, entry.name, value)
-            if type(value) is not wanted:
-                hint = f" Quote it: --set \"{entry.name}='0110'\"." if entry.name.startswith("symm_") else ""
-                raise ZooError(f"Recipe key {entry.name} takes a value of type {wanted.__name__}, not {value!r}.{hint}")
+            setattr(self, entry.name, typed(entry.name, entry.type, getattr(self, entry.name)))
+        check_ranges(self, _RANGES)
         if self.task != "language":
             raise ZooError(f"Recipe key task is {self.task!r}; a language model's is 'language'.")
         get_text_dataset(self.dataset)
-        for name in ("epochs", "columns", "eval_columns", "steps", "lr", "clip"):
-            if not getattr(self, name) > 0:
-                raise ZooError(f"Recipe key {name} must be above 0, not {getattr(self, name)}.")
-        if self.checkpoint_every < 0:
-            raise ZooError(f"Recipe key checkpoint_every must be 0 or above, not {self.checkpoint_every}.")
         if self.sched not in _SCHEDULES:
             raise ZooError(f"Recipe key sched is one of {', '.join(_SCHEDULES)}, not {self.sched!r}.")
-        if not 0 <= self.dropout < 1 or not self.lr_divisor >= 1:
-            raise ZooError(
-                f"dropout must be in [0, 1) and lr_divisor at least 1, not {self.dropout} and {self.lr_divisor}."
-            )
+        for key in ("lr", "clip"):
+            if not getattr(self, key):
+                raise ZooError(f"Recipe key {key} must be above 0.")
 
     def to_dict(self) -> dict[str, Any]:
         """The recipe as plain values."""

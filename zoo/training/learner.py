@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from ..data import get_dataset
 from ..errors import ZooError
+from ..registry import check_name
 from . import checkpoint
 from .distributed import Processes
 from .recipe import Recipe
@@ -25,12 +26,21 @@ def build_network(recipe: Recipe, device: torch.device) -> nn.Module:
     Args:
         recipe: Gives architecture, arguments and data set.
         device: Where it goes.
+
+    Raises:
+        ZooError: If there is no such architecture, or it refuses the recipe's ``model_args``.
     """
     info = get_dataset(recipe.dataset)
     sizes = {"num_classes": info.num_classes, "in_chans": info.input_size[0]}
     if recipe.image_size:  # what evaluation reads off the network
         sizes["pretrained_cfg_overlay"] = {"input_size": recipe.input_size()}
-    model = timm.create_model(recipe.weight.split(".", 1)[0], **{**sizes, **recipe.model_args}).to(device)
+    arch = recipe.weight.split(".", 1)[0]
+    if not timm.is_model(arch):
+        check_name(arch)  # its message has the close names
+    try:
+        model = timm.create_model(arch, **{**sizes, **recipe.model_args}).to(device)
+    except (TypeError, ValueError) as error:
+        raise ZooError(f"{arch} cannot be built with model_args {recipe.model_args} ({error}).") from error
     if recipe.method == "pruned":  # its network begins dense, with room for the masks
         from ..makers.masked import MaskedWeight  # other networks do not depend on its code
 

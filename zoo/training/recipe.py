@@ -1,21 +1,22 @@
 """Recipes: small YAML files that say all that decides a trained weight."""
 
-import re
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, get_origin
+from typing import Any
 
 from ..data import get_dataset
 from ..errors import UnknownNameError, ZooError
 from ..extras import require
 from ..suggest import close_names, did_you_mean
+from .values import check_ranges, typed
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 
 
-AUGMENT = ("pad", "reflect", "crop", "rotate", "flip", "cutout")
-"""Keys of ``augment``: arguments of :func:`zoo.training.augment.augment`, and the side of the cut-out square."""
+AUGMENT = {"pad": int, "reflect": bool, "crop": int, "rotate": float, "flip": bool, "cutout": int}
+"""Keys of ``augment`` with their types: arguments of :func:`.augment.augment`, and the side of the cut-out square."""
 
 PHOTO_AUGMENT = (
     "scale",
@@ -40,6 +41,27 @@ MAPPINGS = ("augment", "model_args", "method_options", "lr_table")
 
 ABOUT = ("published", "twins", "remark")
 """Keys that say what a recipe's weight is compared with, see :mod:`.comparison`; no part of the training."""
+
+RANGES = {
+    "epochs": (1, math.inf),
+    "batch_size": (1, math.inf),
+    "lr": (0, math.inf),
+    "momentum": (0, 1),
+    "weight_decay": (0, math.inf),
+    "factor": (0, math.inf),
+    "warmup_epochs": (0, math.inf),
+    "label_smoothing": (0, 1),
+    "image_size": (0, math.inf),
+    "workers": (0, math.inf),
+    "mixup": (0, math.inf),
+    "cutmix": (0, math.inf),
+    "ema": (0, 1),
+    "clip_grad": (0, math.inf),
+    "seed": (0, 2**32),  # NumPy takes no larger one
+    "held_out": (0, math.inf),
+    "checkpoint_every": (0, math.inf),
+}
+"""Smallest value, and the one to stay below."""
 
 CHOICES = {
     "sched": ("cosine", "step"),
@@ -141,7 +163,8 @@ class Recipe:
             ZooError: If a value is of the wrong kind; the message says what is meant.
         """
         for f in fields(self):
-            setattr(self, f.name, _typed(f.name, f.type, getattr(self, f.name)))
+            setattr(self, f.name, typed(f.name, f.type, getattr(self, f.name)))
+        check_ranges(self, RANGES)
         for key, allowed in CHOICES.items():
             if getattr(self, key) not in allowed:
                 words = ", ".join(repr(word) for word in allowed)
@@ -150,16 +173,21 @@ class Recipe:
         for key in self.augment:
             if key not in known:
                 raise unknown_key(f"augment.{key}", [f"augment.{word}" for word in known])
+        if not self.is_folder():
+            self.augment = {key: typed(f"augment.{key}", AUGMENT[key], value) for key, value in self.augment.items()}
+            if min(self.augment.values(), default=0) < 0:
+                raise ZooError(f"Recipe key augment: no value may be below 0, as in {self.augment}.")
         if self.lr_table and (self.sched != "step" or 0 not in self.lr_table):
             raise ZooError("lr_table belongs to sched: step and needs a rate for epoch 0.")
         if self.milestones and self.sched != "step":
             raise ZooError("milestones belong to sched: step.")
-        for key in ("epochs", "batch_size"):
-            if getattr(self, key) < 1:
-                raise ZooError(f"Recipe key {key} must be at least 1.")
-        for key in ("image_size", "workers", "seed"):
-            if getattr(self, key) < 0:
-                raise ZooError(f"Recipe key {key} must not be below 0.")
+        if min([*self.milestones, *self.lr_table], default=1) < (0 if self.lr_table else 1):
+            raise ZooError("milestones are epochs from 1, and those of lr_table from 0.")
+        channels = get_dataset(self.dataset).input_size[0]
+        if not {len(self.mean), len(self.std)} <= {0, channels} or min(self.std, default=1) <= 0:
+            raise ZooError(f"mean and std are lists of {channels} numbers, one per channel, and std is above 0.")
+        if (self.mixup or self.cutmix) and self.batch_size % 2:
+            raise ZooError(f"mixup and cutmix pair images: batch_size must be even, not {self.batch_size}.")
         if self.image_size and not self.is_folder():
             raise ZooError("image_size belongs to photographs in folders; for small sets there is augment.crop.")
         if self.keep == "best" and not self.held_out:
@@ -311,25 +339,3 @@ def unknown_key(key: object, known: list[str]) -> UnknownNameError:
     """The error for a key that no recipe of this kind has; it names close ones."""
     close = close_names(str(key), known) or known
     return UnknownNameError(f"Unknown recipe key {key!r}: did you mean {', '.join(close)}?")
-
-
-def _typed(key: str, kind: Any, value: Any) -> Any:
-    """A value as the type of its key; YAML reads ``1e-4`` as a word, and JSON knows no keys but words."""
-    kind = get_origin(kind) or kind
-    value = kind() if value is None else _plain(value)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return value
-    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        words = {int: "a whole number", float: "a number", bool: "true or false", str: "a word", dict: "a mapping"}
-        raise ZooError(f"Recipe key {key} is {words.get(kind, 'a list')}, not {value!r}.")
-    return value
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {int(k) if isinstance(k, str) and k.isdigit() else k: _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    if isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value):
-        return float(value)
-    return value

@@ -5,6 +5,7 @@ from timm.scheduler import create_scheduler_v2
 from torch import nn
 from torch.optim import Optimizer
 
+from ..errors import ZooError
 from .recipe import Recipe
 
 
@@ -14,15 +15,21 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> Optimizer:
     Args:
         model: The network.
         recipe: Gives optimizer, rate, momentum, weight decay and whether biases and batch norms decay too.
+
+    Raises:
+        ZooError: If timm has no such optimizer, or it refuses these values.
     """
-    return create_optimizer_v2(
-        model,
-        opt=recipe.opt,
-        lr=recipe.lr,
-        momentum=recipe.momentum,
-        weight_decay=recipe.weight_decay,
-        filter_bias_and_bn=not recipe.decay_all,
-    )
+    try:
+        return create_optimizer_v2(
+            model,
+            opt=recipe.opt,
+            lr=recipe.lr,
+            momentum=recipe.momentum,
+            weight_decay=recipe.weight_decay,
+            filter_bias_and_bn=not recipe.decay_all,
+        )
+    except (TypeError, ValueError, AssertionError) as error:
+        raise ZooError(f"opt: timm cannot make the optimizer {recipe.opt!r} with these values ({error}).") from error
 
 
 class StepSchedule:
