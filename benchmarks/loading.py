@@ -2,15 +2,15 @@
 
     python benchmarks/loading.py [NAME ...] [--repeat 5]
 
-timm's path constructs the network with random weights, reads the file and copies the weights over them; ours constructs
-it empty and maps the verified file into place. Each time is the smallest of some repetitions in this process. Absolute
+timm's path constructs the network with random weights, reads the file and copies the weights over them; ours draws no
+random weights and verifies what it copies. Each time is the smallest of some repetitions in this process. Absolute
 times belong to a machine, so ratios are printed: timm's time divided by ours, above 1 where ours is faster. "cold"
-hashes the whole file, "warm" remembers its sha256. A mapped file is read when its values are first used, so both are
-also measured with every value used once.
+hashes the whole file, "warm" remembers its sha256; both are also measured with every value used once.
 """
 
 import argparse
 import contextlib
+import functools
 import hashlib
 import os
 import shutil
@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import timm
@@ -53,16 +54,21 @@ def weight(arch: str, folder: Path) -> Iterator[Path]:
         yield file
 
 
+@functools.cache
+def configuration(arch: str) -> dict[str, Any]:
+    """The architecture's own, under the tag of the weight."""
+    return timm.create_model(arch, device="meta").pretrained_cfg | {"tag": TAG}
+
+
 def ours(arch: str) -> nn.Module:
     """The zoo's path: fetched from the cache, verified, mapped."""
-    return timm.create_model(arch, pretrained=True, pretrained_cfg_overlay={"tag": TAG, "file": ""})
+    return timm.create_model(arch, pretrained=True, pretrained_cfg=configuration(arch))
 
 
 def timms(arch: str, file: Path) -> nn.Module:
     """timm's own builder and loader for the same class and file."""
-    plain = mock.patch.object(_build, "unfilled", lambda cls: cls)
-    with plain, mock.patch.object(_build, "load_state_dict", lambda cfg, cache_dir: None):
-        return timm.create_model(arch, pretrained=True, pretrained_cfg_overlay={"file": str(file)})
+    with mock.patch.object(_build, "load_state_dict", lambda cfg, cache_dir: None):
+        return timm.create_model(arch, pretrained=True, pretrained_cfg=configuration(arch) | {"file": str(file)})
 
 
 def fastest(create: Callable[[], nn.Module], repeat: int, before: Callable[[], object] = lambda: None) -> float:

@@ -107,8 +107,7 @@ class SharedConv2d(nn.Conv2d):
     def __init__(self, bank: TemplateBank, stride: int = 1, padding: int = 1):
         place = {"device": bank.templates.device, "dtype": bank.templates.dtype}
         super().__init__(bank.in_planes, bank.out_planes, bank.kernel_size, stride, padding, bias=False, **place)
-        make_weight(self, SharedWeight(bank))
-        set_learned(self, F.normalize(torch.randn(bank.num_templates, **place), dim=0))
+        make_weight(self, SharedWeight(bank), start=F.normalize(torch.randn(bank.num_templates, **place), dim=0))
 
     def fuse(self) -> nn.Conv2d:
         """A new ``nn.Conv2d`` with the kernel of this moment."""
@@ -180,7 +179,7 @@ def share_weights(convs: Sequence[nn.Conv2d], num_templates: int) -> TemplateBan
         raise ZooError(f"Layers can share templates only if all have one square kernel shape, not {sorted(shapes)}.")
     bank = TemplateBank(num_templates, in_planes, out_planes, size).to(convs[0].weight)
     for conv in convs:
-        make_weight(conv, SharedWeight(bank))
+        make_weight(conv, SharedWeight(bank), start=bank.templates.new_zeros(num_templates))
     SharingGroup("", bank, {str(i): conv for i, conv in enumerate(convs)}).reset_coefficients()
     return bank
 

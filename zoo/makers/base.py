@@ -10,20 +10,24 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 
-def make_weight(layer: nn.Module, maker: nn.Module, name: str = "weight") -> nn.Module:
-    """Let ``maker`` make a layer's weight; what is learned starts as ``maker.right_inverse`` of the present weight.
+def make_weight(layer: nn.Module, maker: nn.Module, name: str = "weight", start: Tensor | None = None) -> nn.Module:
+    """Let ``maker`` make a layer's weight.
 
     Args:
         layer: Any module with a parameter ``name``.
         maker: Module with ``forward(learned) -> kernel`` and ``right_inverse(kernel) -> learned``.
         name: The parameter.
+        start: What is learned begins with this; None for ``maker.right_inverse`` of the present weight.
 
     Returns:
         ``layer``, whose state dict now has ``parametrizations.<name>.original`` in place of ``<name>``, and the
         maker's own entries under ``parametrizations.<name>.0``. It has a method ``fuse()``, which timm's
         ``reparameterize_model`` and ``zoo.reparameterize`` call to get the plain layer, and it can be pickled whole.
     """
+    if start is not None:
+        maker.right_inverse = lambda kernel: start  # this once
     parametrize.register_parametrization(layer, name, maker)
+    vars(maker).pop("right_inverse", None)
     learned = layer.parametrizations[name].original
     learned.data = learned.data.contiguous()  # a slice would keep the whole tensor, and no file format takes it
     _extend(layer)

@@ -30,7 +30,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ZooError
-from .base import make_weight, set_learned
+from .base import make_weight
 from .lowrank import LowRankSymmetric
 
 __all__ = ["CHANNEL_TYPES", "TYPES", "SymmetricGates", "SymmetricWeight", "make_symmetric", "symmetric_maker"]
@@ -251,10 +251,8 @@ def make_symmetric(
     kernel = layer.weight.detach().clone()
     with kernel.device:
         maker = symmetric_maker(kernel.shape, symm_type, odd_centre, rank)
-    make_weight(layer, maker.to(kernel.dtype))
-    if not project and isinstance(maker, SymmetricWeight):
-        set_learned(layer, maker.select(kernel))
-    return layer
+    keep = not project and isinstance(maker, SymmetricWeight)
+    return make_weight(layer, maker.to(kernel.dtype), start=maker.select(kernel) if keep else None)
 
 
 def _check_shape(shape: tuple[int, ...], symm_type: str) -> None:

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-from timm.models import build_model_with_cfg, resolve_pretrained_cfg
+from timm.models import build_model_with_cfg, load_pretrained, resolve_pretrained_cfg
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from ..errors import UnknownNameError, WeightError
 from ..weights.load import SOURCES, is_own_source, load_state_dict
@@ -75,17 +76,23 @@ def build_model(
     sizes = {"num_classes": cfg["num_classes"], "in_chans": cfg["input_size"][0]}
     adapted = any(kwargs.get(key, value) != value for key, value in sizes.items())
     whole = not adapted and not kwargs.get("features_only")
-    if tensors is not None:
-        overlay |= dict.fromkeys(SOURCES) | {"state_dict": tensors}
 
     def create(**arguments: Any) -> nn.Module:
         _check_arguments(cls, variant, arguments)
         # Values that the file replaces are not drawn at random first: its keys are compared with the network's below.
-        model = _without_values(cls, arguments, device) if tensors is not None and whole and not warm else None
-        if model is None:
-            with torch.device(device) if device is not None else contextlib.nullcontext():
-                model = cls(**arguments)
-        return model if dtype is None else model.to(dtype)
+        with contextlib.ExitStack() as stack:
+            if tensors is not None and whole and not warm:
+                stack.enter_context(torch.random.fork_rng(devices=()))
+                stack.enter_context(_WithoutDrawing())
+            if device is not None:
+                stack.enter_context(torch.device(device))
+            model = cls(**arguments)
+        model = model if dtype is None else model.to(dtype)
+        if tensors is not None:
+            source = {**cfg, "state_dict": tensors, "source": ""}
+            classes = 0 if kwargs.get("features_only") else model.num_classes
+            load_pretrained(model, source, classes, arguments["in_chans"], prepare)
+        return model
 
     def prepare(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
         state = model.warm_start(state) if warm else rename_from_reference(model, state)
@@ -105,7 +112,7 @@ def build_model(
     model = build_model_with_cfg(
         create,
         variant,
-        pretrained,
+        pretrained and tensors is None,
         pretrained_cfg=pretrained_cfg,
         pretrained_cfg_overlay=overlay,
         pretrained_filter_fn=prepare,
@@ -116,25 +123,27 @@ def build_model(
     for network in (model, getattr(model, "model", None)):
         if network is not None:
             network.pretrained_cfg.pop("state_dict", None)
-            network.pretrained_cfg.update({key: cfg[key] for key in SOURCES[1:] if cfg.get(key)})
             # What timm writes into config.json, with the caller's arguments.
             network._model_args = {"in_chans": kwargs.get("in_chans", sizes["in_chans"]), **tag_arguments}
     return model
 
 
-def _without_values(cls: type[nn.Module], arguments: Mapping[str, Any], device: Any) -> nn.Module | None:
-    """A network whose tensors have no values yet, for a state dict that has them all; None if the class has others."""
-    place = torch.device(device) if device is not None else torch.get_default_device()
-    with torch.device("meta"):
-        model = cls(**arguments)
-    if place.type != "meta":
-        model.to_empty(device=place)
-    for name in dict(model.named_buffers()).keys() - model.state_dict().keys():
-        owner = model.get_submodule(name.rpartition(".")[0])
-        if not hasattr(owner, "init_non_persistent_buffers"):  # timm's protocol
-            return None
-        owner.init_non_persistent_buffers()
-    return model
+class _WithoutDrawing(TorchFunctionMode):
+    """Networks built in this context have zeros in place of random values, which a file's are to replace.
+
+    Everything else, such as buffers that no file has, is as always.
+    """
+
+    _fills = frozenset(
+        vars(nn.init)[f"{name}_"]
+        for name in ("kaiming_normal", "kaiming_uniform", "normal", "orthogonal", "trunc_normal", "uniform")
+    ) | {torch.Tensor.normal_, torch.Tensor.uniform_}
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func in self._fills:
+            return (args[0] if args else kwargs["tensor"]).detach().zero_()
+        return torch.arange(*args, **kwargs) if func is torch.randperm else func(*args, **kwargs)
 
 
 def _configuration_of(
