@@ -221,6 +221,16 @@ def check_bfloat16(name: str) -> None:
     assert torch.isfinite(scores).all()
 
 
+def check_built_under_autocast(name: str) -> None:
+    """Built inside torch.autocast it is the network it always is."""
+    torch.manual_seed(0)
+    with torch.autocast("cpu", torch.bfloat16):
+        model = timm.create_model(name)
+    torch.manual_seed(0)
+    expected = timm.create_model(name).state_dict()
+    assert all(torch.equal(tensor, expected[key]) for key, tensor in model.state_dict().items())
+
+
 def check_copies(name: str) -> None:
     """Deep copies are independent; a safetensors file holds each tensor once and restores the network strictly."""
     model = make(name)
@@ -336,6 +346,7 @@ CHECKS = {
         check_bfloat16,
         check_copies,
         check_pickle,
+        check_built_under_autocast,
         check_meta,
         check_device_and_dtype,
         check_weight_decay,
