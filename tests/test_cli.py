@@ -35,7 +35,7 @@ def test_list_json_is_alone_on_standard_output(capsys):
         "lrunet14_100",
         "lrunet14_200",
     }
-    assert next(row for row in rows if row["name"] == "lrunet1_100")["params"] == 130_250
+    assert next(row for row in rows if row["name"] == "lrunet1_100")["params"] == 131_402
 
 
 def test_list_pretrained_has_one_object_per_weight(capsys):
@@ -52,7 +52,7 @@ def test_list_and_info_tables(capsys):
     assert "175,066  21,614" in capsys.readouterr().out, "what a sparse weight has in all, and not zero"
     assert main(["info", NAME]) == 0
     assert weights()[NAME]["sha256"] in capsys.readouterr().out
-    assert main(["info", "lrunet10_100"]) == 0
+    assert main(["info", "lrunet10_100.zoo_fmnist"]) == 0
     shown = capsys.readouterr().out
     assert "182,090" in shown
     assert "22,908,672" in shown, "multiply-accumulates at 28x28, as the paper's authors count them"

@@ -26,7 +26,8 @@ def make_weight(layer: nn.Module, maker: nn.Module, name: str = "weight", start:
     """
     if start is not None:
         maker.right_inverse = lambda kernel: start  # this once
-    with torch.autocast(getattr(layer, name).device.type, enabled=False):  # torch compares the types of the kernels
+    kind = getattr(layer, name).device.type
+    with torch.autocast("cpu" if kind == "meta" else kind, enabled=False):  # torch compares the types of the kernels
         parametrize.register_parametrization(layer, name, maker)
     vars(maker).pop("right_inverse", None)
     learned = layer.parametrizations[name].original
