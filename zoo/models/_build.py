@@ -76,19 +76,23 @@ def build_model(
     sizes = {"num_classes": cfg["num_classes"], "in_chans": cfg["input_size"][0]}
     adapted = any(kwargs.get(key, value) != value for key, value in sizes.items())
     whole = not adapted and not kwargs.get("features_only")
+    as_it_is = tensors is not None and whole and not warm
 
     def create(**arguments: Any) -> nn.Module:
         _check_arguments(cls, variant, arguments)
-        # Values that the file replaces are not drawn at random first: its keys are compared with the network's below.
         with contextlib.ExitStack() as stack:
-            if tensors is not None and whole and not warm:
+            if as_it_is:  # every parameter will be the file's
                 stack.enter_context(torch.random.fork_rng(devices=()))
                 stack.enter_context(_WithoutDrawing())
             if device is not None:
                 stack.enter_context(torch.device(device))
             model = cls(**arguments)
         model = model if dtype is None else model.to(dtype)
-        if tensors is not None:
+        if as_it_is:
+            own = model.state_dict()
+            state = prepare(tensors, model)
+            model.load_state_dict({key: tensor.to(own[key]) for key, tensor in state.items()}, assign=True)
+        elif tensors is not None:
             source = {**cfg, "state_dict": tensors, "source": ""}
             classes = 0 if kwargs.get("features_only") else model.num_classes
             load_pretrained(model, source, classes, arguments["in_chans"], prepare)
@@ -129,7 +133,7 @@ def build_model(
 
 
 class _WithoutDrawing(TorchFunctionMode):
-    """Networks built in this context have zeros in place of random values, which a file's are to replace.
+    """Networks built in this context have memory without values where others have random ones.
 
     Everything else, such as buffers that no file has, is as always.
     """
@@ -142,8 +146,12 @@ class _WithoutDrawing(TorchFunctionMode):
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         if func in self._fills:
-            return (args[0] if args else kwargs["tensor"]).detach().zero_()
-        return torch.arange(*args, **kwargs) if func is torch.randperm else func(*args, **kwargs)
+            return args[0] if args else kwargs["tensor"]
+        if func is torch.randperm:
+            return torch.arange(*args, **kwargs)
+        if func is torch.linalg.eigh:  # refuses what such memory may hold
+            args = (torch.zeros_like(args[0]), *args[1:])
+        return func(*args, **kwargs)
 
 
 def _configuration_of(
