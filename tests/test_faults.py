@@ -7,40 +7,41 @@ written anew, from the outcomes, by ``ZOO_WRITE_FAULTS=1 python -m pytest tests/
 import copy
 import hashlib
 import json
-import multiprocessing
 import os
 import random
 import re
 import resource
 import signal
 import subprocess
-import threading
+import sys
 import time
 from pathlib import Path
 
-import jsonschema
 import pytest
 import timm
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save, save_file
-from tqdm import tqdm
+from timm.models import generate_default_cfgs
 
 import zoo
+from children import in_child, start_child
 from conftest import ROOT
 from loopback import COMMIT, Hub, Server, running
 from zoo.weights import download as downloading
-from zoo.weights import google_drive, memory
+from zoo.weights import google_drive, hash_cache, trusted
+from zoo.weights import manifest as manifests
 from zoo.weights.convert import safetensors_bytes
 from zoo.weights.fetch import cached_file, fetch, fetch_address
 from zoo.weights.load import load_state_dict, map_verified, read_verified
-from zoo.weights.manifest import manifest, source
-from zoo.weights.schema import KEYWORDS, check_manifest
+from zoo.weights.manifest import base_cfg, manifest, source, timm_cfgs
+from zoo.weights.manifest_check import check_manifest
 from zoo.weights.verify import sha256_of
 
 SMALL = "lrunet1_100.okankop_fmnist"
-SCHEMA = json.loads((ROOT / "zoo" / "weights" / "manifest.schema.json").read_text())
+BASE = base_cfg("cifar10", first_conv=None, classifier="fc", pool_size=None)
+ORIGINAL = copy.deepcopy(manifest())
 PAGE = ROOT / "docs" / "faults.md"
 WRITE = bool(os.environ.get("ZOO_WRITE_FAULTS"))
 ROWS: dict[tuple[str, str], str] = {}
@@ -128,7 +129,7 @@ def entries(monkeypatch, tmp_path):
     monkeypatch.setattr("zoo.weights.manifest.manifest", lambda: changed)
     monkeypatch.setattr("zoo.weights.fetch.shipped_hub", lambda: tmp_path / "none")
     monkeypatch.setattr(downloading, "_pause", lambda seconds: None)
-    monkeypatch.setattr(memory, "_GRAIN_NS", 0)
+    monkeypatch.setattr(hash_cache, "_GRAIN_NS", 0)
     for name, folder in {"ZOO_HUB": "none", "ZOO_CACHE": "cache", "HF_HOME": "hf"}.items():
         monkeypatch.setenv(name, str(tmp_path / folder))
     for name in ("HF_TOKEN", "HF_ENDPOINT", "HF_HUB_OFFLINE"):
@@ -330,7 +331,7 @@ def test_sources_are_tried_in_order_and_each_failure_is_named(entries, monkeypat
 def test_warm_loads_make_no_request_and_hash_once(world, monkeypatch):
     """Counted: requests, and calls that read the whole file to hash it."""
     hashed = []
-    monkeypatch.setattr(memory, "sha256_of", lambda path: hashed.append(path) or sha256_of(path))
+    monkeypatch.setattr(hash_cache, "sha256_of", lambda path: hashed.append(path) or sha256_of(path))
     fetch(SMALL)
     assert len(world.server.requests) == 1
     assert fetch(SMALL).kind == "cache"
@@ -451,7 +452,7 @@ def test_google_drive_refuses(drive, outcome, fault, page, hint):
     drive.files[url.removeprefix(drive.url)] = page
     with pytest.raises(zoo.WeightError, match=hint) as caught:
         fetch_address(url, trust_first_use=True)
-    assert memory.trusted_sha256(url) is None
+    assert trusted.trusted_sha256(url) is None
     drive.files[url.removeprefix(drive.url)] = good
     assert fetch_address(url, trust_first_use=True).kind == "address"
     outcome("Addresses", fault, "Google Drive", caught.value, "nothing", "good")
@@ -500,7 +501,7 @@ def test_wrong_sha256_given(address, outcome):
     server, url = address
     with pytest.raises(zoo.HashMismatchError, match="sha256 mismatch") as caught:
         fetch_address(url, sha256="0" * 64)
-    assert memory.trusted_sha256(url) is None
+    assert trusted.trusted_sha256(url) is None
     fetch_address(url, sha256=hashlib.sha256(server.files["/w.safetensors"]).hexdigest())
     outcome("Addresses", "wrong --sha256", "address", caught.value, "nothing", "good")
     with pytest.raises(zoo.WeightError, match="64 hexadecimal"):
@@ -515,7 +516,7 @@ def test_first_use_of_an_answer_without_length(address, outcome):
     server.fault = "bare"
     with pytest.raises(zoo.WeightError, match="how long") as caught:
         fetch_address(url, trust_first_use=True)
-    assert memory.trusted_sha256(url) is None
+    assert trusted.trusted_sha256(url) is None
     server.fault = ""
     fetch_address(url, trust_first_use=True)
     outcome("Addresses", "first use of a file without Content-Length", "address", caught.value, "nothing", "good")
@@ -524,10 +525,10 @@ def test_first_use_of_an_answer_without_length(address, outcome):
 def test_a_damaged_record_of_trust_is_not_first_use(address, outcome):
     _, url = address
     fetch_address(url, trust_first_use=True)
-    memory._trust_record(url, None).write_text("{")
+    trusted._record(url, None).write_text("{")
     with pytest.raises(zoo.WeightError, match="damaged") as caught:
         fetch_address(url, trust_first_use=True)
-    memory._trust_record(url, None).unlink()
+    trusted._record(url, None).unlink()
     fetch_address(url, trust_first_use=True)
     outcome("Addresses", "damaged record of trust", "address", caught.value, "the verified file", "good")
 
@@ -617,7 +618,7 @@ def test_a_damaged_memory_counts_as_none(release, tmp_path):
 
 def test_a_young_file_is_hashed_each_time(release, monkeypatch, tmp_path):
     """A file system's clock may stand still between two changes; until it has moved on nothing is remembered."""
-    monkeypatch.setattr(memory, "_GRAIN_NS", 3600 * 10**9)
+    monkeypatch.setattr(hash_cache, "_GRAIN_NS", 3600 * 10**9)
     fetch(SMALL)
     fetch(SMALL)
     assert not (tmp_path / "cache" / "hashes").exists()
@@ -681,30 +682,6 @@ def test_file_size_limit(world, tmp_path):
 
 
 # ---- processes ----
-
-
-def _child(work, queue) -> None:
-    tqdm.set_lock(threading.RLock())  # its own lock is shared with the parent, and stays locked when a child is killed
-    try:
-        queue.put(str(work() or ""))
-    except zoo.ZooError as error:
-        queue.put(str(error))
-
-
-def start_child(work):
-    """Run something in a forked process."""
-    context = multiprocessing.get_context("fork")
-    queue = context.SimpleQueue()
-    process = context.Process(target=_child, args=(work, queue))
-    process.start()
-    return process, queue
-
-
-def in_child(work) -> tuple[str, int]:
-    process, queue = start_child(work)
-    text = queue.get()
-    process.join(60)
-    return text, process.exitcode
 
 
 def test_several_processes_download_once(world, outcome):
@@ -844,13 +821,13 @@ def test_a_pickle_that_runs_code_under_the_right_sha256(release, tmp_path, outco
     bad = (tmp_path / "b").read_bytes()
     release.server.files[release.path] = bad
     sha256, address["sha256"] = address["sha256"], hashlib.sha256(bad).hexdigest()
-    with pytest.raises(zoo.WeightError, match="read safely"):
+    with pytest.raises(zoo.WeightError, match="refused, "):
         fetch(SMALL)
     assert not (tmp_path / "executed").exists()
     after = release.after()
     release.server.files[release.path], address["sha256"] = good, sha256
     fault = f"pickle that runs code ({'zip' if zipped else 'legacy'})"
-    result = "not a checkpoint that can be read safely; nothing is run"
+    result = "refused; nothing is run"
     outcome("Content, with the sha256 that was expected", fault, "release", result, after, release.good())
 
 
@@ -890,24 +867,102 @@ MANIFESTS = {
 
 
 @pytest.mark.parametrize("fault", MANIFESTS)
-def test_manifest(outcome, fault, tmp_path):
+def test_no_such_manifest_is_written(outcome, fault, tmp_path):
     with pytest.raises(zoo.WeightError) as caught:
         check_manifest(_broken(MANIFESTS[fault]), tmp_path / "weights_manifest.json")
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 500
-    result = re.sub(r"\$\.weights\['[^']*'\]", "$.weights[NAME]", str(caught.value))
-    result = re.sub(r"FILE: [a-z0-9_]+\.[a-z0-9_]+ has", "FILE: NAME has", result)
-    result = re.sub(r"(?<=: )[a-z0-9_]+\.[a-z0-9_]+ has", "NAME has", result)
-    outcome("Manifest", fault, "manifest", result, "-", "good")
+    result = str(caught.value).split(": ")[1]
+    result = "refused before it is written: " + re.sub(r"weights\['[^']*'\]", "weights[NAME]", result)
+    outcome("Manifest, written", fault, "manifest", result, "the one before", "good")
     check_manifest(_broken(lambda m, e: None), "x")
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "null", "[" * 100_000, '{"weights": {}}'])
+def read_anew(content: object, tmp_path: Path, monkeypatch) -> None:
+    """Let this process read another manifest from the disk."""
+    path = tmp_path / "weights_manifest.json"
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    monkeypatch.setattr(manifests, "manifest_file", lambda: path)
+    manifests._read.cache_clear()
+
+
+@pytest.fixture(autouse=True)
+def own_manifest_again():
+    yield
+    manifests._read.cache_clear()
+
+
+NEEDED = {fault for fault in MANIFESTS if not fault.startswith(("unknown field", "another version"))}
+
+
+@pytest.mark.parametrize("fault", sorted(NEEDED - {"no weights", "weights a list", "name with a path"}))
+def test_a_damaged_entry_hurts_only_itself(outcome, fault, tmp_path, monkeypatch):
+    """The entry of an architecture's first weight: named, it is one clear line; no other takes its place."""
+    name, other = "lrunet1_100.zoo_fmnist", "lrunet10_100.zoo_fmnist"
+    content = copy.deepcopy(manifest())
+    content["weights"][name]["sources"].append({"kind": "staged", "path": "x", "embedded": False})
+    content["weights"][name]["sources"].reverse()
+    MANIFESTS[fault](content, content["weights"][name])
+    read_anew(content, tmp_path, monkeypatch)
+    if fault == "size negative":  # harmless to read; a file of that size cannot come
+        assert list(manifests.damaged()) == []
+        return
+    assert list(manifests.damaged()) == [name]
+    assert other in manifests.weights()
+    timm.create_model(other, pretrained=True)
+    default = generate_default_cfgs(timm_cfgs(["lrunet1_100"], BASE))
+    assert next(iter(default["lrunet1_100"].tags)) == "zoo_fmnist", "the authors' weight must not come unasked"
+    for use in (
+        lambda: fetch(name),
+        lambda: fetch("lrunet1_100"),
+        lambda: timm.create_model(name, pretrained=True),
+        lambda: zoo.create_model(name, pretrained=True),
+        lambda: zoo.load_collapsed(name),
+    ):
+        with pytest.raises(zoo.WeightError, match=f"the entry of {name} is damaged") as caught:
+            use()
+        assert "\n" not in str(caught.value)
+    result = str(caught.value).split("json: ")[1]
+    outcome("Manifest, read", fault, "manifest", result, "-", "every other weight is good")
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "null", "[" * 100_000, '{"weights": {}}', '{"weights": []}'])
 def test_a_manifest_that_is_none(content, tmp_path, monkeypatch):
-    (tmp_path / "weights_manifest.json").write_text(content)
-    monkeypatch.setattr("zoo.weights.manifest.manifest_file", lambda: tmp_path / "weights_manifest.json")
-    with pytest.raises(zoo.WeightError, match="Install the package again"):
-        manifest.__wrapped__()
+    """Networks can be had; whoever asks for a weight reads why there is none."""
+    read_anew(content, tmp_path, monkeypatch)
+    for use in (lambda: fetch(SMALL), lambda: timm.create_model(SMALL, pretrained=True)):
+        with pytest.raises(zoo.WeightError, match=r"cannot be read.*Install the package again") as caught:
+            use()
+        assert "\n" not in str(caught.value)
+    assert timm_cfgs(["lrunet1_100"], BASE)["lrunet1_100"]["num_classes"]
+
+
+@pytest.mark.parametrize("content", ["{", {"sha256": 5, "results": [{}]}])
+def test_the_package_can_be_imported_with_any_manifest(content, tmp_path):
+    """In a process of its own: import zoo, make networks, load another weight, list them all."""
+    changed = copy.deepcopy(manifest())
+    if isinstance(content, dict):
+        changed["weights"]["lrunet1_100.zoo_fmnist"].update(content)
+    (tmp_path / "m.json").write_text(json.dumps(changed) if isinstance(content, dict) else content)
+    load = "timm.create_model('lrunet10_100.zoo_fmnist', pretrained=True)" if isinstance(content, dict) else "None"
+    code = (
+        "from pathlib import Path; import zoo.weights.paths as p;"
+        f"p.manifest_file = lambda: Path({str(tmp_path / 'm.json')!r});"
+        f"import timm, zoo; from zoo.cli import main; timm.create_model('lrunet1_100'); {load};"
+        "print(len(zoo.list_models())); print(main(['list', '--pretrained']))"
+    )
+    code = code.replace("import zoo.weights.paths as p", PATHS_FIRST)
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert run.returncode == 0, run.stderr
+    assert "Traceback" not in run.stderr
+    assert int(run.stdout.splitlines()[0]) > 30
+
+
+# the module of paths alone, before the package is imported
+PATHS_FIRST = (
+    "import sys, types, importlib; zoo_ = types.ModuleType('zoo'); zoo_.__path__ = ['zoo']; sys.modules['zoo'] = zoo_;"
+    "import zoo.errors, zoo.weights.paths as p; del sys.modules['zoo']"
+)
 
 
 json_values = st.recursive(
@@ -917,39 +972,24 @@ json_values = st.recursive(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_any_change_of_the_manifest_is_accepted_whole_or_refused_in_a_line(data):
-    """One value anywhere replaced by any JSON: an error of one line just where the schema does not allow it."""
-    content = {**manifest(), "weights": dict(list(manifest()["weights"].items())[:2])}
-    content = copy.deepcopy(content)
-    place = content
-    while True:
-        keys = list(place) if isinstance(place, dict) else range(len(place))
-        chosen = data.draw(st.sampled_from(list(keys)))
+def test_any_change_of_the_manifest_hurts_at_most_its_entry(data, tmp_path, monkeypatch):
+    """One value anywhere in one entry replaced by any JSON: the others stay, and nothing but a WeightError comes."""
+    name, other = list(ORIGINAL["weights"])[:2]
+    content = copy.deepcopy({**ORIGINAL, "weights": {n: ORIGINAL["weights"][n] for n in (name, other)}})
+    place, keys = content["weights"], [name]
+    while keys:
+        chosen = data.draw(st.sampled_from(keys))
         inner = place[chosen]
         if not (isinstance(inner, dict | list) and inner and data.draw(st.integers(0, 4))):
             break
-        place = inner
+        place, keys = inner, list(inner) if isinstance(inner, dict) else list(range(len(inner)))
     place[chosen] = data.draw(json_values)
-    follows = jsonschema.Draft202012Validator(SCHEMA).is_valid(content)
+    read_anew(content, tmp_path, monkeypatch)
+    assert other in manifests.weights()
+    timm_cfgs([name.split(".")[0]], BASE)
     try:
-        assert check_manifest(content, "x") is content
-        assert follows
+        assert manifests.facts(name)["sha256"]
     except zoo.WeightError as error:
         assert "\n" not in str(error)
-        assert not follows or "outside its folder" in str(error)
-
-
-def test_every_rule_of_the_schema_is_understood():
-    describing = {"description", "title", "format", "$schema", "$defs"}
-
-    def words(rule: dict) -> set[str]:
-        inner = [*rule.get("properties", {}).values(), *rule.get("$defs", {}).values(), *rule.get("oneOf", [])]
-        inner += [
-            rule[key] for key in ("items", "additionalProperties", "propertyNames") if isinstance(rule.get(key), dict)
-        ]
-        return {*rule}.union(*map(words, inner))
-
-    assert words(SCHEMA) - describing == KEYWORDS & words(SCHEMA)
-    assert len(words(SCHEMA) & KEYWORDS) > 10

@@ -29,8 +29,8 @@ from zoo.overview import model_overview
 from zoo.publishing.repository import choose
 from zoo.weights.fetch import cached_file
 from zoo.weights.manifest import manifest, timm_cfgs, warm_starts
-from zoo.weights.schema import check_manifest
-from zoo.weights.warm_start import pin
+from zoo.weights.manifest_check import check_manifest
+from zoo.weights.warm_start import Pin, pin
 
 BASE = "resnet18.a1_in1k"
 FILE = f"timm/{BASE}/model.safetensors"
@@ -133,7 +133,7 @@ def test_info_and_list(hub, sha256, capsys, monkeypatch):
     assert main(["info", PD_A]) == 0
     shown = capsys.readouterr().out
     assert f"timm's {BASE}, the identical function before fine-tuning" in shown
-    assert f"zoo fetch {PD_A} --revision COMMIT --sha256 HEX" in shown
+    assert f"zoo fetch {PD_A}\n" in shown
     assert main(["fetch", PD_A, "--revision", COMMIT, "--sha256", sha256]) == 0
     capsys.readouterr()
     row = model_overview(PD_A)
@@ -151,50 +151,143 @@ def test_it_is_no_weight_to_pass_on():
             action()
 
 
-# ---- before anyone has given revision and sha256 ----
+# ---- first use: the Hub announces commit and sha256 ----
+
+HEAD, GET = (f"{verb} /timm/{BASE}/resolve/{r}/model.safetensors" for verb, r in (("HEAD", "main"), ("GET", COMMIT)))
 
 
 @pytest.mark.parametrize(
     "load",
     [
-        lambda: timm.create_model(PD_A, pretrained=True),
-        lambda: zoo.create_model(PD_A, pretrained=True),
-        lambda: torch.hub.load(str(ROOT), "pd_a_resnet18", source="local", pretrained=True, tag="from_a1_in1k"),
+        lambda: timm.create_model(PD_A, pretrained=True, width=WIDTH),
+        lambda: zoo.create_model(PD_A, pretrained=True, width=WIDTH),
+        lambda: torch.hub.load(
+            str(ROOT), "pd_a_resnet18", source="local", pretrained=True, tag="from_a1_in1k", width=WIDTH
+        ),
+        lambda: main(["fetch", PD_A]),
     ],
-    ids=["timm", "zoo", "torch.hub"],
+    ids=["timm", "zoo", "torch.hub", "zoo fetch"],
 )
-def test_nothing_is_loaded_before_revision_and_sha256_are_known(hub, load, own_cache):
-    with pytest.raises(zoo.WeightError) as caught:
-        load()
-    message = str(caught.value)
-    assert f"zoo fetch {PD_A} --revision COMMIT --sha256 HEX" in message
-    assert f"huggingface.co/timm/{BASE}/blob/main/model.safetensors" in message
-    assert "identical function before fine-tuning" in message
-    assert "\n" not in message
-    assert hub.requests == []
-    assert create(PD_A, pretrained=False).num_classes == 1000, "without weights it can be made"
+def test_the_hub_is_asked_once_and_believed_ever_after(hub, load, own_cache, sha256, base, images, caplog):
+    load()
+    assert hub.requests == [HEAD, GET]
+    (line,) = [record.getMessage() for record in caplog.records if record.name == "zoo"]
+    assert COMMIT in line
+    assert sha256 in line
+    assert "\n" not in line
+    assert pin(BASE) == Pin(COMMIT, sha256, "record")
+    close(double(PD_A)(images), copy.deepcopy(base).double()(images), 1e-12)
+    assert len(hub.requests) == 2, "later loads ask for nothing, those of other networks with this base neither"
+    create(NAMES[1])
+    hub.files[FILE] = save(PlainResNet(18, WIDTH).state_dict(), {"format": "pt"})
+    cached_file(BASE, {"sha256": sha256}).unlink()
+    with pytest.raises(zoo.WeightError, match="sha256 mismatch"):
+        create(PD_A)
+    assert pin(BASE) == Pin(COMMIT, sha256, "record"), "what the Hub has now does not become the record"
+
+
+def test_without_weights_nobody_is_asked(hub, own_cache):
+    assert create(PD_A, pretrained=False).num_classes == 1000
+    assert (hub.requests, files(own_cache)) == ([], [])
+
+
+def test_other_bytes_than_announced_are_refused(hub, own_cache):
+    honest = hub.headers_for
+    hub.headers_for = lambda path, content: honest(path, content) | {"X-Linked-Etag": '"' + "0" * 64 + '"'}
+    with pytest.raises(zoo.WeightError, match="sha256 mismatch: expected 0000"):
+        create(PD_A)
     assert files(own_cache) == []
+    assert pin(BASE) is None
+
+
+@pytest.mark.parametrize(
+    ("lie", "hint"),
+    [
+        ({"X-Repo-Commit": "main"}, "announces no commit"),
+        ({"X-Linked-Etag": '"abc"'}, "announces no commit and sha256"),
+    ],
+)
+def test_an_announcement_that_is_none(hub, own_cache, lie, hint):
+    honest = hub.headers_for
+    hub.headers_for = lambda path, content: honest(path, content) | lie
+    with pytest.raises(zoo.WeightError, match=hint) as caught:
+        create(PD_A)
+    assert "\n" not in str(caught.value)
+    assert (pin(BASE), files(own_cache)) == (None, [])
+
+
+@pytest.mark.parametrize("fault", ["status:404", "status:401", "status:500", "hang-up"])
+def test_a_hub_that_does_not_answer(hub, own_cache, fault):
+    hub.fault = fault
+    with pytest.raises(zoo.WeightError, match=f"Hub timm/{BASE}") as caught:
+        create(PD_A)
+    assert "\n" not in str(caught.value)
+    assert (pin(BASE), files(own_cache)) == (None, [])
+
+
+def test_offline_before_first_use(hub, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(zoo.WeightError, match=r"HF_HUB_OFFLINE is set.*--revision COMMIT --sha256 HEX") as caught:
+        create(PD_A)
+    assert "\n" not in str(caught.value)
+    assert hub.requests == []
+
+
+@pytest.mark.parametrize(
+    ("words", "requests", "how"),
+    [
+        (["--revision", COMMIT, "--sha256", "SHA256"], [GET], "given"),
+        (["--sha256", "SHA256"], [HEAD, GET], "announced"),
+        (["--revision", COMMIT], [HEAD.replace("main", COMMIT), GET], "announced"),
+    ],
+)
+def test_what_the_user_gives_is_pinned(hub, words, requests, how, sha256, own_cache):
+    assert main(["fetch", PD_A, *[word.replace("SHA256", sha256) for word in words]]) == 0
+    assert hub.requests == requests
+    assert pin(BASE) == Pin(COMMIT, sha256, "record")
+    (record,) = (own_cache / "trusted").glob("*.json")
+    assert json.loads(record.read_text())["how"] == how
 
 
 @pytest.mark.parametrize(
     ("words", "hint"),
     [
-        ([], "--revision COMMIT --sha256 HEX"),
-        (["--sha256", "a" * 64], "--revision COMMIT --sha256 HEX"),
-        (["--revision", COMMIT], "--revision COMMIT --sha256 HEX"),
+        (["--sha256", "a" * 64], "sha256 mismatch"),
         (["--revision", "main", "--sha256", "a" * 64], "40 hexadecimal digits, not 'main'"),
         (["--revision", COMMIT, "--sha256", "abc"], "64 hexadecimal digits, not 'abc'"),
         (["--revision", "", "--sha256", "a" * 64], "40 hexadecimal digits, not ''"),
-        (["--trust-first-use"], "no warm start is taken on trust"),
+        (["--trust-first-use"], "the Hub announces that"),
     ],
 )
-def test_words_of_zoo_fetch(hub, words, hint, capsys):
+def test_words_of_zoo_fetch(hub, words, hint, capsys, own_cache):
     assert main(["fetch", PD_A, *words]) == 1
     printed = capsys.readouterr()
     assert hint in printed.err
     assert len(printed.err.strip().splitlines()) == 1
     assert printed.out == ""
-    assert hub.requests == []
+    assert [request for request in hub.requests if request != HEAD] == []
+    assert (pin(BASE), files(own_cache)) == (None, [])
+
+
+def test_export_and_predict_take_it(hub, tmp_path, capsys, monkeypatch):
+    exported = []  # measuring how equal the two are takes a minute, and is tried elsewhere
+
+    def export(model, path, *words, **options):
+        exported.append(zoo.reparameterize(model))
+        raise zoo.ZooError("as far as this")
+
+    monkeypatch.setattr("zoo.cli.convert.export", export)
+    torch.manual_seed(0)
+    plain = timm.create_model("resnet18")
+    plain.fc.bias.data[7] = 100
+    hub.files[FILE] = save(plain.state_dict(), {"format": "pt"})
+    assert main(["export", PD_A, "--format", "safetensors", "-o", str(tmp_path / "plain.safetensors")]) == 1
+    assert capsys.readouterr().err == "zoo: as far as this\n"
+    assert torch.equal(exported[0].fc.weight, plain.fc.weight)
+    Image.new("RGB", (80, 60), (40, 90, 30)).save(tmp_path / "one.png")
+    assert main(["predict", PD_A, str(tmp_path / "one.png")]) == 0
+    assert "cock" in capsys.readouterr().out
+    assert hub.requests == [HEAD, GET]
 
 
 def test_a_revision_is_for_warm_starts(hub, capsys):
@@ -427,7 +520,7 @@ def filled(monkeypatch, sha256):
     """A manifest in which someone with internet has filled in the numbers."""
     changed = copy.deepcopy(manifest())
     changed["warm_starts"][BASE].update(revision=COMMIT, sha256=sha256)
-    assert check_manifest(changed, "x") is changed
+    check_manifest(changed, "x")
     monkeypatch.setattr("zoo.weights.manifest.manifest", lambda: changed)
 
 

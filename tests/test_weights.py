@@ -275,7 +275,8 @@ def test_verify_names_every_copy_and_what_is_wrong_with_it(release, entries, tmp
     release.fault = "status:500"
     assert main(["verify", SMALL]) == 0
     assert str(path) in capsys.readouterr().out
-    monkeypatch.setattr("zoo.weights.memory.recall", lambda *_: entries[SMALL]["sha256"])  # whoever can write the cache
+    # whoever can write the cache
+    monkeypatch.setattr("zoo.weights.hash_cache.recall", lambda *_: entries[SMALL]["sha256"])
     content = path.read_bytes()
     path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     assert main(["verify"]) == 1

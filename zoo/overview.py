@@ -62,7 +62,7 @@ def _describe_start(name: str) -> dict[str, Any]:
         "hub": hub_source(base, "main")["repo"],
         "revision": known and known.revision,
         "sha256": known and known.sha256,
-        "fetch": f"zoo fetch {name}" if known else f"zoo fetch {name} --revision COMMIT --sha256 HEX (needed once)",
+        "fetch": f"zoo fetch {name}",
     }
 
 

@@ -11,7 +11,7 @@ from torch import nn
 from .errors import UnknownNameError
 from .models import FAMILIES
 from .suggest import close_names
-from .weights.manifest import warm_starts, weights
+from .weights.manifest import refuse_damaged, warm_starts, weights
 
 
 def family_of(name: str) -> str:
@@ -48,6 +48,8 @@ def check_name(name: str) -> str:
         tagged = [f"{other}.{tag}" for other in close if f"{other}.{tag}" in weights()]
         hint = f"Did you mean {', '.join(tagged or close)}?" if close else "See: zoo list"
         raise UnknownNameError(f"No model is called {arch!r}. {hint}")
+    if tag:
+        refuse_damaged(name)
     if tag and name not in weights() and name not in warm_starts():
         known = [n for n in [*weights(), *warm_starts()] if n.split(".", 1)[0] == arch]
         hint = f"It has {', '.join(known)}." if known else "It has none yet; see: zoo list --pretrained"

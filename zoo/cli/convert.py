@@ -11,7 +11,7 @@ from ..data.catalog import DATASETS
 from ..registry import check_name, create_model
 from ..reparam.export import FORMATS, export
 from ..settings import parse_settings
-from ..weights.manifest import full_name
+from ..weights.manifest import full_name, warm_starts
 from ..weights.verify import sha256_of
 
 
@@ -35,7 +35,8 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 
 
 def _export(options: argparse.Namespace) -> None:
-    name = full_name(check_name(options.name))
+    name = check_name(options.name)
+    name = name if name in warm_starts() else full_name(name)
     path = options.output or name + FORMATS[options.format]
     model = create_model(name, pretrained=True).eval()
     record = export(model, path, options.format, name, batch_norm=options.batch_norm, reuse=options.reuse)

@@ -1,6 +1,8 @@
 """``zoo fetch``, ``zoo verify``, ``zoo pack``."""
 
 import argparse
+import importlib.util
+import json
 import sys
 from pathlib import Path
 
@@ -13,8 +15,10 @@ from ..evaluation.results import table
 from ..files import write_atomically
 from ..weights.audit import audit
 from ..weights.fetch import fetch, fetch_address
-from ..weights.manifest import full_name, warm_starts, weights
+from ..weights.manifest import damaged, full_name, warm_starts, weights
+from ..weights.manifest_check import check_manifest
 from ..weights.packed import is_packed, pack, unpack
+from ..weights.paths import manifest_file
 from ..weights.warm_start import fetch_base
 
 
@@ -65,8 +69,8 @@ def _fetch(options: argparse.Namespace) -> None:
             print(f"{name}  {found.kind}  sha256 {found.sha256}  {found.path}")
             continue
         if options.sha256 or options.trust_first_use:
-            what = "no warm start is taken on trust" if name in warm_starts() else f"the manifest has that of {name}"
-            raise ZooError(f"--sha256 and --trust-first-use are for addresses; {what}.")
+            knows = "Hub announces" if name in warm_starts() else "manifest has"
+            raise ZooError(f"--sha256 and --trust-first-use are for addresses; the {knows} that of {name}.")
         found = fetch(name, options.cache_dir)
         print(f"{full_name(name)}  {found.kind}  sha256 {found.sha256}  {found.path}")
 
@@ -81,8 +85,14 @@ def _verify(options: argparse.Namespace) -> int:
     if rows:
         print(table(rows, ["weight", "where", "sha256 and size", "file"]))
     problems = [f"{copy.path}: {copy.problem}" for copy in copies if copy.problem]
-    absent = [name for name in names if name not in {copy.name for copy in copies}]
-    print(f"{len(copies)} copies of {len(names)} weights, {len(problems)} wrong; {len(absent)} have no copy here")
+    here = {copy.name for copy in copies}
+    absent = [name for name in names if name not in here]
+    print(
+        f"{len(copies)} files of {len(here)} weights, {len(problems)} wrong; "
+        f"{len(absent)} of {len(names)} weights have no file here"
+    )
+    if not options.name:
+        problems += _problems_of_manifest()
     if options.name and absent:
         problems += [f"{name} has no copy here. Get it: zoo fetch {name}" for name in absent]
     if options.accuracy and not problems:
@@ -93,6 +103,20 @@ def _verify(options: argparse.Namespace) -> int:
     for problem in problems:
         print(f"zoo: {problem}", file=sys.stderr)
     return 1 if problems else 0
+
+
+def _problems_of_manifest() -> list[str]:
+    """What is wrong with this copy's manifest: its schema, where jsonschema is installed, and damaged entries."""
+    path = manifest_file()
+    problems = [f"{path}: the entry of {name} is damaged: {problem}" for name, problem in damaged().items()]
+    if importlib.util.find_spec("jsonschema") is None:
+        print("The manifest was not checked against its schema: that needs the package jsonschema.", file=sys.stderr)
+        return problems
+    try:
+        check_manifest(json.loads(path.read_text(encoding="utf-8")), path)
+    except WeightError as error:
+        problems = problems or [str(error)]
+    return problems
 
 
 def _folders(words: list[str]) -> dict[str, str]:

@@ -3,7 +3,6 @@
 import logging
 import math
 import platform
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -149,7 +148,7 @@ def validate(
     )
 
 
-_BAR: dict[str, Any] = {"disable": None, "file": sys.stderr, "delay": 2, "unit": "batch", "leave": False}
+_BAR: dict[str, Any] = {"disable": None, "delay": 2, "unit": "batch", "leave": False}
 
 
 def _left_out(folder: ImageFolder) -> str:

@@ -61,7 +61,7 @@ def build_model(
         pretrained_cfg = dict(base_cfg)
     cfg = resolve_pretrained_cfg(variant, pretrained_cfg=pretrained_cfg, pretrained_cfg_overlay=overlay).to_dict()
     tag_arguments, tensors = {}, None
-    if not is_own_source(cfg):
+    if cfg.get("tag") and not is_own_source(cfg):
         tag_arguments = weights().get(f"{variant}.{cfg.get('tag')}", {}).get("model_args", {})
         kwargs = {**tag_arguments, **kwargs}
     if pretrained:

@@ -2,11 +2,13 @@
 
 A bundle is a zip archive without compression: ``bundle.json`` first, then ``arch.tag/file``, sorted, with fixed times
 and modes, so that the same weights always give the same bytes. ``bundle.json`` has the sha256 of every member and the
-weights' entries of the manifest. Installing believes none of it before each member's sha256 was compared, and each
-weight's with this copy's own manifest; up to then nothing is written.
+weights' entries of the manifest. A weight that has a packed form travels in it and is unpacked where it is installed.
+Installing believes none of this before each member's sha256 was compared, and each weight's with this copy's own
+manifest; up to then nothing is written.
 """
 
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -27,6 +29,7 @@ from ..version import __version__
 from ..weights.cached import locked
 from ..weights.fetch import cached_file
 from ..weights.manifest import facts, manifest, weights
+from ..weights.packed import PACKED, unpack
 from ..weights.paths import cache_folder
 from .repository import MODEL, OPTIONAL, REQUIRED, File, blocks, repository, size_and_sha256
 
@@ -71,10 +74,14 @@ def write_bundle(names: Iterable[str], path: str | Path, cache_dir: str | Path |
     names, path = sorted(set(names)), Path(path)
     members: dict[str, File] = {}
     for name in tqdm(names, desc="collecting", delay=2, disable=None, leave=False):
-        members |= {f"{name}/{file}": content for file, content in repository(name, cache_dir).items()}
+        files = repository(name, cache_dir)
+        if PACKED in files and facts(name)["packed"]["size"] < facts(name)["size"]:
+            del files[MODEL]
+        members |= {f"{name}/{file}": content for file, content in files.items()}
     listed = {member: size_and_sha256(content) for member, content in members.items()}
     for name in names:
-        _compare(f"{name}/{MODEL}", facts(name)["sha256"], listed[f"{name}/{MODEL}"]["sha256"])
+        if f"{name}/{MODEL}" in listed:
+            _compare(f"{name}/{MODEL}", facts(name)["sha256"], listed[f"{name}/{MODEL}"]["sha256"])
     papers = {facts(name)["family"] for name in names}
     index = {
         "format": FORMAT,
@@ -133,7 +140,8 @@ def install_bundle(
             _check_weights(index, path, folder)
             for _ in _verified(archive, index, path):
                 pass  # nothing is written before everything was read once
-            return _install(archive, index, path, folder, cache_dir)
+            plain = {f"{name}/{MODEL}": _plain(archive, index, path, name) for name in _packed_only(index)}
+            return _install(archive, index, plain, path, folder, cache_dir)
     except OSError as error:
         raise _broken(error, path) from None
     except _DAMAGED as error:
@@ -173,7 +181,8 @@ def _read_index(archive: zipfile.ZipFile, path: Path) -> dict[str, Any]:
     if not all(_NAME.fullmatch(name) for name in sha256s):
         raise _unsound(path, "a weight in it has an impossible name")
     required = {f"{name}/{file}" for name in sha256s for file in REQUIRED}
-    allowed = required | {f"{name}/{file}" for name in sha256s for file in OPTIONAL}
+    required |= {f"{name}/{PACKED if f'{name}/{PACKED}' in sizes else MODEL}" for name in sha256s}
+    allowed = required | {f"{name}/{file}" for name in sha256s for file in (MODEL, *OPTIONAL)}
     for member in sorted(required - sizes.keys()) + sorted(sizes.keys() - allowed):
         raise _unsound(path, f"{member[:100]!r} is {'missing' if member in required else 'not a file of a bundle'}")
     return index
@@ -182,16 +191,31 @@ def _read_index(archive: zipfile.ZipFile, path: Path) -> dict[str, Any]:
 def _check_weights(index: dict[str, Any], path: Path, folder: str | Path | None) -> None:
     """Compare each weight with the bundle's entry and with this copy's manifest."""
     for name, entry in index["weights"].items():
-        listed = index["files"][f"{name}/{MODEL}"]["sha256"]
+        listed = {form: index["files"].get(f"{name}/{form}", {}).get("sha256") for form in (MODEL, PACKED)}
         if name in weights():
-            _compare(f"{path.name}: {name}", weights()[name]["sha256"], listed)
+            _compare(f"{path.name}: {name}", weights()[name]["sha256"], listed[MODEL] or entry["sha256"])
+            if listed[PACKED] and "packed" in weights()[name]:
+                _compare(f"{path.name}: {name}/{PACKED}", weights()[name]["packed"]["sha256"], listed[PACKED])
         elif folder is None:
             raise WeightError(
                 f"{path.name}: this repara-zoo ({__version__}) does not know {name}, the bundle was made with "
                 f"{str(index.get('made_with'))[:20]!r}. Install that version, or put the weights into a folder for "
                 "timm's local-dir: with --to DIR. Nothing was installed."
             )
-        _compare(f"{path.name}: {name}/{MODEL}", entry["sha256"], listed)
+        if listed[MODEL]:
+            _compare(f"{path.name}: {name}/{MODEL}", entry["sha256"], listed[MODEL])
+
+
+def _packed_only(index: dict[str, Any]) -> list[str]:
+    return [name for name in index["weights"] if f"{name}/{MODEL}" not in index["files"]]
+
+
+def _plain(archive: zipfile.ZipFile, index: dict[str, Any], path: Path, name: str) -> bytes:
+    """The plain file of a weight that travels packed; its member has been verified."""
+    member = f"{name}/{PACKED}"
+    plain = unpack(archive.read(member), f"{path.name}: {member}")
+    _compare(f"{path.name}: {member}, unpacked", index["weights"][name]["sha256"], hashlib.sha256(plain).hexdigest())
+    return plain
 
 
 def _verified(archive: zipfile.ZipFile, index: dict[str, Any], path: Path) -> Iterator[tuple[str, bytes]]:
@@ -209,10 +233,16 @@ def _verified(archive: zipfile.ZipFile, index: dict[str, Any], path: Path) -> It
 
 
 def _install(
-    archive: zipfile.ZipFile, index: dict[str, Any], path: Path, folder: str | Path | None, cache_dir: str | Path | None
+    archive: zipfile.ZipFile,
+    index: dict[str, Any],
+    plain: dict[str, bytes],
+    path: Path,
+    folder: str | Path | None,
+    cache_dir: str | Path | None,
 ) -> list[Installed]:
-    root = Path(folder).expanduser() if folder is not None else cache_folder(cache_dir)
-    targets = {member: root / member for member in index["files"]}
+    root = cache_folder(folder if folder is not None else cache_dir)
+    files = index["files"] | {member: size_and_sha256(content) for member, content in plain.items()}
+    targets = {member: root / member for member in files}
     if folder is None:
         for name in index["weights"]:
             file = cached_file(name, weights()[name], cache_dir)
@@ -223,11 +253,11 @@ def _install(
             shutil.rmtree(leftover)
         temporary = Path(tempfile.mkdtemp(dir=root, prefix=".install-"))
         try:
-            missing = {member: target for member, target in targets.items() if not _is(target, index["files"][member])}
+            missing = {member: target for member, target in targets.items() if not _is(target, files[member])}
             foreign = [target for target in missing.values() if target.exists()] if folder is not None else []
             if foreign:
                 raise WeightError(f"{foreign[0]} is not the bundle's file: move it away, or name another --to.")
-            _move(_unpack(archive, index, path, missing, temporary))
+            _move(_extract(archive, index, plain, path, missing, temporary))
         except OSError as error:
             raise _broken(error, path) from None
         finally:
@@ -239,14 +269,19 @@ def _is(target: Path, expected: dict[str, Any]) -> bool:
     return target.is_file() and not target.is_symlink() and size_and_sha256(target) == expected
 
 
-def _unpack(
-    archive: zipfile.ZipFile, index: dict[str, Any], path: Path, missing: dict[str, Path], temporary: Path
+def _extract(
+    archive: zipfile.ZipFile,
+    index: dict[str, Any],
+    plain: dict[str, bytes],
+    path: Path,
+    missing: dict[str, Path],
+    temporary: Path,
 ) -> list[tuple[Path, Path]]:
     """Write the missing members, hashed once more, below names of our own."""
     sources = {member: temporary / str(number) for number, member in enumerate(missing)}
     for source in sources.values():
         source.touch(0o644)
-    for member, block in _verified(archive, index, path):
+    for member, block in itertools.chain(_verified(archive, index, path), plain.items()):
         if member in sources:
             with open(sources[member], "ab") as file:
                 file.write(block)

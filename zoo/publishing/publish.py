@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import WeightError, ZooError
+from ..extras import require
 from ..files import write_atomically
 from ..version import __version__
 from ..weights.card import model_card
+from ..weights.fetch import fetch
 from ..weights.manifest import facts
+from ..weights.manifest_check import check_manifest
 from ..weights.paths import manifest_file
-from ..weights.schema import check_manifest
 from ..weights.verify import mismatch
 from .repository import (
     CARD,
@@ -32,6 +34,7 @@ from .repository import (
     RECORD,
     File,
     licence_text,
+    packed_form,
     size_and_sha256,
     staged_folder,
 )
@@ -132,6 +135,7 @@ def publish(
     """
     from huggingface_hub.errors import HfHubHTTPError
 
+    require("jsonschema", "train")  # the manifest is checked before it is written
     api = api or connect()
     path, finished = manifest_path or manifest_file(), []
     for repository in repositories:
@@ -157,21 +161,18 @@ def _check(name: str) -> None:
     folder = staged_folder(name)
     if folder is None or not (folder / CONFIG).is_file():
         raise WeightError(f"{name} is not staged: its model.safetensors and config.json belong into the hub folder.")
-    found = size_and_sha256(folder / MODEL)["sha256"]
-    if found != entry["sha256"]:
-        raise mismatch(folder / MODEL, entry["sha256"], found)
 
 
 def _prepare(name: str, repo: str, dry_run: bool) -> Repository:
-    entry, folder = facts(name), staged_folder(name)
+    entry, folder, model = facts(name), staged_folder(name), fetch(name).path
     if dry_run:
         with tempfile.TemporaryDirectory() as temporary:
             collapsed = _collapse(name, folder, Path(temporary))
             made: dict[str, File] = {file: path.read_bytes() for file, path in collapsed.items()}
     else:
         made = {**_collapse(name, folder, folder)}
-    files: dict[str, File] = {file: folder / file for file in (CONFIG, MODEL, *OPTIONAL) if (folder / file).is_file()}
-    files |= {**made, LICENCE: licence_text(name, entry).encode()}
+    files: dict[str, File] = {file: folder / file for file in (CONFIG, *OPTIONAL) if (folder / file).is_file()}
+    files |= {**made, MODEL: model, **packed_form(name, entry, model), LICENCE: licence_text(name, entry).encode()}
     files[CARD] = model_card(name, entry, repo, files).encode()
     files = dict(sorted(files.items()))
     return Repository(name, repo, files, {file: size_and_sha256(content) for file, content in files.items()})

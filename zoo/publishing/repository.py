@@ -15,15 +15,17 @@ from torch import nn
 from ..errors import UnknownNameError, WeightError
 from ..suggest import did_you_mean
 from ..weights.card import model_card
-from ..weights.fetch import fetch
+from ..weights.fetch import fetch, staged_file
 from ..weights.manifest import facts, full_name, manifest, weights
-from ..weights.packed import PACKED
+from ..weights.packed import PACKED, pack
 from ..weights.paths import hub_folder, shipped_hub
+from ..weights.verify import mismatch
 
 MODEL, CONFIG, CARD, LICENCE = "model.safetensors", "config.json", "README.md", "LICENSE"
 COLLAPSED, RECORD = "model.collapsed.safetensors", "equivalence.json"
-REQUIRED = (CONFIG, LICENCE, CARD, MODEL)
-OPTIONAL = (COLLAPSED, RECORD, PACKED, "recipe.json", "training_log.jsonl", "seeds_log.jsonl", "curve.png")
+REQUIRED = (CONFIG, LICENCE, CARD)
+"""Beside ``model.safetensors``, or its packed form in a bundle."""
+OPTIONAL = (COLLAPSED, RECORD, "recipe.json", "training_log.jsonl", "seeds_log.jsonl", "curve.png")
 
 File = Path | bytes
 """A file on disk, or the content of one that is made here."""
@@ -77,21 +79,45 @@ def repository(name: str, cache_dir: str | Path | None = None) -> dict[str, File
     files: dict[str, File] = {LICENCE: licence_text(name, entry).encode()}
     found = fetch(name, cache_dir)
     files[MODEL] = found.path
-    if found.kind == "staged":
-        beside = found.path.parent
+    beside = staged_folder(name)
+    if found.kind == "staged" and beside:
         files |= {file: beside / file for file in (CONFIG, *OPTIONAL) if (beside / file).is_file()}
     if CONFIG not in files:
         from ..registry import create_model
 
         files[CONFIG] = config_json(create_model(name))
+    files |= packed_form(name, entry, found.path)
     files[CARD] = model_card(name, entry, files=files).encode()
     return dict(sorted(files.items()))
 
 
 def staged_folder(name: str) -> Path | None:
-    """The folder a weight is staged in, or None."""
+    """The folder a weight is staged in, plain or packed, or None."""
     folders = (folder / name for folder in (hub_folder(), shipped_hub()))
-    return next((folder for folder in folders if (folder / MODEL).is_file()), None)
+    return next((folder for folder in folders if any((folder / f).is_file() for f in (MODEL, PACKED))), None)
+
+
+def packed_form(name: str, entry: dict[str, Any], plain: Path) -> dict[str, File]:
+    """The packed form of a weight under its name, staged or made anew; empty if it has none.
+
+    Args:
+        name: ``arch.tag``.
+        entry: Its facts.
+        plain: Its verified plain file.
+
+    Raises:
+        HashMismatchError: If the staged one is not the manifest's.
+    """
+    if "packed" not in entry:
+        return {}
+    staged, expected = staged_file(name, entry, "packed"), entry["packed"]["sha256"]
+    packed: File = staged or pack(plain.read_bytes(), plain)
+    found = size_and_sha256(packed)["sha256"]
+    if found == expected:
+        return {PACKED: packed}
+    if staged:
+        raise mismatch(staged, expected, found)
+    return {}  # this copy packs in another way, and the plain file goes alone
 
 
 def licence_text(name: str, entry: dict[str, Any]) -> str:

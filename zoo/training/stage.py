@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ..data import DATASETS, get_dataset, load_arrays
 from ..errors import ZooError
 from ..evaluation.validate import Result, validate
+from ..extras import require
 from ..files import write_atomically
 from ..makers.masked import MaskedWeight
 from ..publishing.repository import CONFIG, config_json
@@ -25,6 +26,7 @@ from ..reparam import count_parameters
 from ..weights.card import model_card
 from ..weights.convert import safetensors_bytes
 from ..weights.manifest import manifest, paper_of, paper_url
+from ..weights.manifest_check import check_manifest
 from ..weights.verify import sha256_of
 from . import checkpoint
 from .comparison import comparison
@@ -70,6 +72,7 @@ def stage(
     Raises:
         ZooError: If a run is not finished or not of this recipe, or the file is too large.
     """
+    require("jsonschema", "train")  # what is staged here is checked against the manifest's schema before it is written
     wanted = load_recipe(recipe_name)
     recipe, state = read_run(run, wanted)
     name, suffix = recipe.weight, get_dataset(recipe.dataset).suffix
@@ -94,7 +97,7 @@ def stage(
         write_atomically(plain, file)
         if file.stat().st_size > LIMIT:
             raise ZooError(f"{name}: {file.stat().st_size:,} bytes, and a staged file has at most {LIMIT:,}.")
-        write_packed(plain, part)
+        packed = write_packed(plain, part)
         collapsed = write_collapsed(model, measure, stored.result, part, _some_images(recipe, data))
         _copy_logs(run, {seed: other for (seed, _), other in zip(runs[1:], seeds, strict=True)}, part)
         text = json.dumps({**recipe.to_dict(), "start": _name_of_start(recipe)}, indent=2)
@@ -109,17 +112,25 @@ def stage(
             "storage": {"dtype": stored.dtype, "correct": stored.correct},
         }
         entry |= {"model_args": recipe.model_args} if recipe.model_args else {}
+        entry |= {"packed": packed} if packed else {}
         entry |= {"collapsed": collapsed} if collapsed else {}
         entry |= {"seeds": spread} if spread else {}
+        _with_entry(manifest_file, name, entry)
         card = model_card(name, entry, files=[path.name for path in part.iterdir()])
         write_atomically(card.encode(), part / "README.md")
         _replace(folder, part)
     finally:
         shutil.rmtree(part, ignore_errors=True)
-    content = _read(manifest_file)  # another weight may have been staged in the minutes that this took
-    content = {**content, "weights": _in_order({**content["weights"], name: entry})}
-    write_atomically((json.dumps(content, indent=2) + "\n").encode(), manifest_file)
+    write_atomically((json.dumps(_with_entry(manifest_file, name, entry), indent=2) + "\n").encode(), manifest_file)
     return entry
+
+
+def _with_entry(manifest_file: Path, name: str, entry: dict[str, Any]) -> dict[str, Any]:
+    """The manifest, read anew since others may have written to it, with one more entry; it follows its schema."""
+    content = _read(manifest_file)
+    content = {**content, "weights": _in_order({**content["weights"], name: entry})}
+    check_manifest(content, manifest_file)
+    return content
 
 
 def _read(manifest_file: Path) -> dict[str, Any]:

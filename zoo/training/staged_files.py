@@ -108,16 +108,21 @@ def write_collapsed(
     return entry
 
 
-def write_packed(plain: bytes, folder: Path) -> None:
+def write_packed(plain: bytes, folder: Path) -> dict[str, Any] | None:
     """Write the packed form beside a network's file if it saves a quarter or more: that of a sparse network does.
 
     Args:
         plain: The network's file.
         folder: Gets ``model.packed.safetensors``.
+
+    Returns:
+        What the manifest says of it, ``path``, ``sha256`` and ``size``; None if it was not written.
     """
     packed = pack(plain)
-    if len(packed) <= len(plain) * 3 / 4:
-        write_atomically(packed, folder / PACKED)
+    if len(packed) > len(plain) * 3 / 4:
+        return None
+    write_atomically(packed, folder / PACKED)
+    return {"path": PACKED, "sha256": sha256_of(folder / PACKED), "size": len(packed)}
 
 
 def _as_it_is(model: nn.Module, measure: Measure) -> Stored:

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import WeightError
-from .fetch import cached_file, hub_cached_file, staged_file
+from ..files import is_file
+from .fetch import cached_file, hub_cached_file, read_packed, staged_file
 from .manifest import collapsed_facts, weights
-from .packed import PACKED, is_packed, unpack
 from .verify import parse
 
 
@@ -19,7 +19,7 @@ class Copy:
 
     Attributes:
         name: ``arch.tag``.
-        where: ``staged``, ``packed``, ``cache`` or ``Hub cache``; of a collapsed form with that word behind it.
+        where: ``staged``, ``cache`` or ``Hub cache``; of a packed or collapsed form with that word behind it.
         path: The file.
         problem: What is wrong with it; empty if nothing is.
     """
@@ -42,9 +42,15 @@ def audit(names: Sequence[str], cache_dir: str | Path | None = None) -> Iterator
     """
     for name in names:
         entry = weights()[name]
-        staged = staged_file(name, entry)
-        places = _places(name, entry, cache_dir) | {"packed": staged and staged.with_name(PACKED)}
-        yield from _copies(name, entry, places)
+        yield from _copies(name, entry, _places(name, entry, cache_dir))
+        if "packed" in entry:
+            cached = cached_file(name, entry, cache_dir).with_name(entry["packed"]["path"])
+            places = {
+                "staged, packed": staged_file(name, entry, "packed"),
+                "cache, packed": cached,
+                "Hub cache, packed": hub_cached_file(entry, cache_dir, "packed"),
+            }
+            yield from _copies(name, entry, places)
         if (entry.get("collapsed") or {}).get("path"):
             entry = collapsed_facts(name)
             places = {f"{where}, collapsed": path for where, path in _places(name, entry, cache_dir).items()}
@@ -61,16 +67,14 @@ def _places(name: str, entry: dict[str, Any], cache_dir: str | Path | None) -> d
 
 def _copies(name: str, entry: dict[str, Any], places: dict[str, Path | None]) -> Iterator[Copy]:
     for where, path in places.items():
-        if path is not None and path.is_file():
-            yield Copy(name, where, path, problem_of(path, entry))
+        if path is not None and is_file(path):
+            yield Copy(name, where, path, _problem_of(path, entry, where.endswith("packed")))
 
 
-def problem_of(path: Path, entry: dict[str, Any]) -> str:
-    """What is wrong with a weight's file, plain or packed, in words; empty if nothing is."""
+def _problem_of(path: Path, entry: dict[str, Any], packed: bool) -> str:
+    """What is wrong with a weight's file, in words; empty if nothing is."""
     try:
-        content = path.read_bytes()
-        if is_packed(content):
-            content = unpack(content, path)
+        content = read_packed(path, entry) if packed else path.read_bytes()
         found = hashlib.sha256(content).hexdigest()
         if found != entry["sha256"]:
             return f"sha256 is {found}, the manifest has {entry['sha256']}"

@@ -11,9 +11,11 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from ..errors import WeightError
+from ..files import is_file, writable_folder
 from .download import Address, discard, download, forget
-from .memory import key, known_sha256
-from .verify import mismatch, sha256_of, writable_folder
+from .hash_cache import known_sha256
+from .trusted import key
+from .verify import mismatch, sha256_of
 
 _WAIT = 3600  # seconds for another process's download
 
@@ -41,7 +43,7 @@ def obtain(
         WeightError: If it cannot be had or written.
     """
     with locked(target.parent):
-        if target.is_file():  # another process has just brought it
+        if is_file(target):  # another process has just brought it
             return
         _sweep(target.parent)
         part = target.parent / f".{key(address.url)}.part"
@@ -57,6 +59,8 @@ def obtain(
             forget(part)  # the file gets its name last, when nothing else is left
             finish(part, found)
             part.replace(target)
+            for other in target.parent.glob(".*.part*"):  # of a source that was tried before and failed
+                other.unlink(missing_ok=True)
         except OSError as error:
             raise WeightError(f"{target}: cannot be written ({error.strerror or error})") from None
         finally:
@@ -90,7 +94,7 @@ def check_cached(path: Path, sha256: str, cache_dir: str | Path | None = None) -
         HashMismatchError: If it was wrong.
         WeightError: If it cannot be read.
     """
-    if not path.is_file():
+    if not is_file(path):
         return False
     found = known_sha256(path, cache_dir)
     if found == sha256:
@@ -99,7 +103,7 @@ def check_cached(path: Path, sha256: str, cache_dir: str | Path | None = None) -
     if os.access(path.parent, os.W_OK):
         hint = "It was deleted."
         with locked(path.parent):  # another process may have replaced it meanwhile
-            if path.is_file() and sha256_of(path) != sha256:
+            if is_file(path) and sha256_of(path) != sha256:
                 path.unlink()
     raise mismatch(path, sha256, found, hint)
 

@@ -10,7 +10,7 @@ from .packed import PACKED
 _FILES = {
     "model.collapsed.safetensors": "the same function in plain layers, see below",
     "equivalence.json": "how equal the two are, in numbers, and what each costs",
-    PACKED: "`model.safetensors` less what is redundant in it; decoded, bit for bit the same",
+    PACKED: "`model.safetensors` without what is redundant in it; unpacked (`zoo pack --unpack`), bit for bit the same",
     "recipe.json": "the recipe it was trained with, in full",
     "seeds_log.jsonl": "the logs of the runs with other seeds",
     "LICENSE": "the text of the licence",
@@ -45,7 +45,7 @@ def model_card(name: str, entry: dict[str, Any], repo: str | None = None, files:
         f"- Parameters: {params['stored']:,} stored, {params['unique']:,} unique, {params['nonzero']:,} not zero, "
         f"{params['inference']:,} as a plain network at inference",
         f"- File: `model.safetensors`, {entry['size']:,} bytes{_dtype(entry)}, sha256 `{entry['sha256']}`",
-        *(f"- `{file}`: {_FILES[file]}" for file in _FILES if file in files),
+        *(f"- `{file}`: {_FILES[file]}{_bytes_of(file, entry)}" for file in _FILES if file in files),
         "",
         "## Accuracy",
         "",
@@ -106,6 +106,12 @@ def _metadata(name: str, entry: dict[str, Any], dataset: str) -> str:
         **({"model_name": name, "eval_results": results} if results else {}),
     )
     return card.to_yaml()
+
+
+def _bytes_of(file: str, entry: dict[str, Any]) -> str:
+    """Size and sha256 of a second form of the weight, as the manifest has them."""
+    form = next((f for f in (entry.get("packed"), entry.get("collapsed")) if f and f["path"] == file), None)
+    return f"; {form['size']:,} bytes, sha256 `{form['sha256']}`" if form else ""
 
 
 def _dtype(entry: dict[str, Any]) -> str:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, BinaryIO
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 import requests
 from tqdm import tqdm
@@ -24,6 +24,7 @@ from urllib3.exceptions import HTTPError as TransportError
 
 from ..errors import WeightError
 from . import google_drive
+from .network_settings import certificate_problem, proxy_problem
 
 ATTEMPTS = 5
 _TIMEOUT = (10, 30)  # seconds to connect, and between two packets
@@ -55,12 +56,6 @@ class Address:
     url: str
     label: str
     headers: Mapping[str, str]
-
-
-def shown(url: str) -> str:
-    """An address without user name and password, for messages."""
-    parts = urlsplit(url)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
 def download(address: Address, part: Path, limit: int, need_length: bool = False) -> None:
@@ -150,6 +145,8 @@ def _attempt(address: Address, part: Path, limit: int, need_length: bool) -> Non
 def _open(session: requests.Session, address: Address, headers: Mapping[str, str]) -> requests.Response:
     """The answer to a request, past redirects and Google Drive's page of confirmation."""
     url = address.url
+    if url.startswith("https:") and (problem := certificate_problem("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")):
+        raise WeightError(f"{address.label}: {problem}")
     try:
         answer = session.get(url, stream=True, timeout=_TIMEOUT, headers=headers)
         if google_drive.is_drive(answer.url) and answer.headers.get("Content-Type", "").startswith("text/html"):
@@ -166,11 +163,14 @@ def _open(session: requests.Session, address: Address, headers: Mapping[str, str
         raise _Broken("no answer in time") from None
     except requests.exceptions.SSLError as error:
         raise WeightError(f"{address.label}: its certificate is not accepted ({_reason(error)})") from None
+    except (requests.exceptions.ProxyError, ValueError) as error:  # a wrong address, of a proxy or the file's
+        raise WeightError(f"{address.label}: {proxy_problem(url, error) or _reason(error)}") from None
     except requests.ConnectionError as error:
         if isinstance(error.args[0] if error.args else None, TransportError) and "Max retries" in str(error):
-            raise WeightError(f"{address.label}: no connection") from None
+            besides = certificate_problem("SSL_CERT_FILE") if url.startswith("https:") else ""
+            raise WeightError(f"{address.label}: no connection{besides and f'. {besides}'}") from None
         raise _Broken("the connection broke off") from None
-    except (requests.RequestException, TransportError, UnicodeError) as error:
+    except (requests.RequestException, TransportError) as error:
         raise WeightError(f"{address.label}: {_reason(error)}") from None
     if url.startswith("https:") and any(step.url.startswith("http:") for step in [*answer.history, answer]):
         answer.close()
@@ -186,6 +186,9 @@ def _check_answer(answer: requests.Response, address: Address, start: int) -> in
         if wait is not None and wait > _LONGEST_WAIT:
             raise WeightError(f"{address.label}: answered {status} and asks to come back in {wait:.0f} seconds")
         raise _Broken(f"answered {status} {answer.reason}", wait)
+    if status == 407:
+        said = proxy_problem(answer.url, f"answered 407 {answer.reason}") or f"answered 407 {answer.reason}"
+        raise WeightError(f"{address.label}: {said}")
     if status not in (200, 206):
         said = re.sub(r"[^ -~]", " ", answer.headers.get("X-Error-Message", "")).strip()[:200]
         hint = "; set HF_TOKEN to a token that may read it" if "X-Error-Code" in answer.headers and status < 404 else ""

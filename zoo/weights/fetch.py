@@ -2,10 +2,16 @@
 
 Order: staged folder, the zoo's cache, the Hub's cache, the Hub, the authors' release. A staged file that does not match
 ends the search with an error; only files in the zoo's own cache are ever deleted.
+
+A weight may have a packed form, a smaller file (:mod:`.packed`). Where there is no plain file, the packed one is taken,
+and from the Hub it is what is downloaded; it is verified by its own sha256, unpacked, and the plain file is kept.
 """
 
+import functools
+import hashlib
 import os
 import re
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,15 +19,17 @@ from urllib.parse import urlsplit
 
 from ..errors import HashMismatchError, WeightError
 from ..extras import DISTRIBUTION
-from ..files import write_atomically
+from ..files import is_file, write_atomically
 from ..version import __version__
-from .cached import check_cached, check_foreign, obtain
+from .cached import check_cached, check_foreign, locked, obtain
 from .convert import safetensors_bytes
-from .download import Address, shown
+from .download import Address
 from .importers import read_checkpoint
 from .manifest import collapsed_facts, facts, full_name, source
-from .memory import SHA256, forget_trust_hint, hexadecimal, key, trust, trusted_sha256
+from .network_settings import without_password
+from .packed import unpack
 from .paths import cache_folder, hub_folder, shipped_hub
+from .trusted import SHA256, hexadecimal, how_to_accept_a_change, key, trust, trusted_sha256
 from .verify import mismatch
 
 _LARGEST = 16 << 30  # bytes of a file whose size the manifest does not have
@@ -32,7 +40,7 @@ class Located:
     """A verified file.
 
     Attributes:
-        path: The file; safetensors if it is a weight's.
+        path: The file; plain safetensors if it is a weight's.
         kind: Where it was found: ``staged``, ``cache``, ``hub``, ``release`` or ``address``.
         sha256: Of the file.
     """
@@ -48,7 +56,7 @@ class Located:
 
 
 def fetch(name: str, cache_dir: str | Path | None = None, collapsed: bool = False) -> Located:
-    """Find a weight's file, downloading it if need be, and verify it.
+    """Find a weight's file, downloading and unpacking it if need be, and verify it.
 
     Args:
         name: ``arch.tag``, or an architecture for its first weight.
@@ -122,13 +130,13 @@ def fetch_address(
         HashMismatchError: If the bytes, or ``sha256``, are not those first accepted.
         WeightError: If nothing is known about the file, or it cannot be had.
     """
-    label = f"address {shown(url)}"
+    label = f"address {without_password(url)}"
     if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
         raise WeightError(f"{label}: not an http:// or https:// address")
     sha256 = hexadecimal(label, "sha256", sha256, SHA256)
     known = trusted_sha256(url, cache_dir)
     if known and sha256 not in (None, known):
-        raise mismatch(f"{label} (first accepted earlier)", known, sha256, forget_trust_hint(url, cache_dir))
+        raise mismatch(f"{label} (first accepted earlier)", known, sha256, how_to_accept_a_change(url, cache_dir))
     if not (known or sha256 or trust_first_use):
         raise WeightError(
             f"{label}: its sha256 is not known, so nothing was downloaded. Give it with --sha256 HEX, or accept what "
@@ -149,15 +157,15 @@ def fetch_address(
         if known is None:
             trust(url, found, "given" if sha256 else "first use", cache_dir)
         elif known != found:
-            raise mismatch(label, known, found, forget_trust_hint(url, cache_dir))
+            raise mismatch(label, known, found, how_to_accept_a_change(url, cache_dir))
 
-    _refuse_offline(label)
+    refuse_offline(label)
     if not known and target.exists():
         target.unlink()  # of unknown origin: its record is gone
     try:
         obtain(Address(url, label, {}), target, expected, _LARGEST, finish)
     except HashMismatchError as error:
-        raise HashMismatchError(f"{error} {forget_trust_hint(url, cache_dir)}" if known else str(error)) from None
+        raise HashMismatchError(f"{error} {how_to_accept_a_change(url, cache_dir)}" if known else str(error)) from None
     found = trusted_sha256(url, cache_dir)
     check_cached(target, found, cache_dir)
     return Located(target, "address", found)
@@ -168,23 +176,38 @@ def cached_file(name: str, entry: dict[str, Any], cache_dir: str | Path | None =
     return cache_folder(cache_dir) / "weights" / name / f"{entry['sha256']}.safetensors"
 
 
-def staged_file(name: str, entry: dict[str, Any]) -> Path | None:
-    """A weight's file in the staged folder in use, or the one that came with this copy; None if there is none."""
-    paths = [folder / _staged_path(name, entry) for folder in (hub_folder(), shipped_hub())]
-    return next((path for path in paths if path.is_file()), None)
+def staged_file(name: str, entry: dict[str, Any], form: str = "") -> Path | None:
+    """A weight's file in the staged folder in use, or the one that came with this copy; None if there is none.
+
+    Args:
+        name: ``arch.tag``.
+        entry: Its facts.
+        form: ``packed`` for that form's file.
+    """
+    place = Path(_staged_path(name, entry))
+    if form:
+        place = place.with_name(entry[form]["path"])
+    return next((path for folder in (hub_folder(), shipped_hub()) if is_file(path := folder / place)), None)
 
 
-def hub_cached_file(entry: dict[str, Any], cache_dir: str | Path | None = None) -> Path | None:
-    """A weight's file in the Hub's own cache, which other programs share; None if there is none."""
+def hub_cached_file(entry: dict[str, Any], cache_dir: str | Path | None = None, form: str = "") -> Path | None:
+    """A weight's file in the Hub's own cache, which other programs share; None if there is none.
+
+    Args:
+        entry: The weight's facts.
+        cache_dir: Of the Hub; by default ``HF_HUB_CACHE``.
+        form: ``packed`` for that form's file.
+    """
     from huggingface_hub import try_to_load_from_cache
 
     hub = source(entry, "hub")
     if hub is None:
         return None
+    file = entry[form]["path"] if form else hub["file"]
     try:
-        found = try_to_load_from_cache(hub["repo"], hub["file"], cache_dir=cache_dir, revision=hub["revision"])
+        found = try_to_load_from_cache(hub["repo"], file, cache_dir=cache_dir, revision=hub["revision"])
     except ValueError as error:
-        raise WeightError(f"Hub {hub['repo']}: {_first_line(error)}") from None
+        raise WeightError(f"Hub {hub['repo']}: {first_line(error)}") from None
     return Path(found) if isinstance(found, str) else None
 
 
@@ -195,48 +218,143 @@ def _staged_path(name: str, entry: dict[str, Any]) -> str:
 
 def _staged(name: str, entry: dict[str, Any], cache_dir: str | Path | None) -> Path | None:
     path = staged_file(name, entry)
-    return path and check_foreign(path, entry["sha256"], cache_dir)
+    if path is not None:
+        return check_foreign(path, entry["sha256"], cache_dir)
+    return _unpacked(staged_file(name, entry, "packed"), name, entry, cache_dir) if "packed" in entry else None
 
 
 def _cached(name: str, entry: dict[str, Any], cache_dir: str | Path | None) -> Path | None:
     path = cached_file(name, entry, cache_dir)
-    return path if check_cached(path, entry["sha256"], cache_dir) else None
+    if check_cached(path, entry["sha256"], cache_dir):
+        return path
+    return _unpacked(path.with_name(entry["packed"]["path"]), name, entry, cache_dir) if "packed" in entry else None
+
+
+def _unpacked(path: Path | None, name: str, entry: dict[str, Any], cache_dir: str | Path | None) -> Path | None:
+    """The plain file of a packed one, in the cache or, where nothing can be written there, in a temporary folder."""
+    if path is None or not is_file(path):
+        return None
+    try:
+        target = cached_file(name, entry, cache_dir)
+        if check_cached(target, entry["sha256"], cache_dir):
+            return target
+    except WeightError:  # it was wrong and has been deleted, or there is no cache
+        pass
+    content = read_packed(path, entry)
+    try:
+        target = cached_file(name, entry, cache_dir)
+        with locked(target.parent):
+            write_atomically(content, target)
+    except (OSError, WeightError):
+        target = Path(_temporary_folder().name) / f"{entry['sha256']}.safetensors"
+        write_atomically(content, target)
+    return target
+
+
+@functools.cache
+def _temporary_folder() -> tempfile.TemporaryDirectory:
+    """A folder that is removed when the process ends."""
+    try:
+        return tempfile.TemporaryDirectory(prefix=f"{DISTRIBUTION}-")
+    except OSError as error:
+        raise WeightError(
+            f"Neither the cache nor a temporary folder can be written ({error}). Set ZOO_CACHE to one that can."
+        ) from None
+
+
+def read_packed(path: Path, entry: dict[str, Any]) -> bytes:
+    """The plain file in a weight's packed one; nothing is decoded before size and sha256 were compared.
+
+    Args:
+        path: The packed file.
+        entry: The weight's facts.
+
+    Returns:
+        Bytes of the plain file, whose sha256 is the manifest's.
+
+    Raises:
+        HashMismatchError: If the packed file, or the plain one in it, is not the manifest's.
+        WeightError: If it cannot be read.
+    """
+    expected = entry["packed"]
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise WeightError(f"{path}: cannot be read ({error.strerror or error})") from None
+    found = hashlib.sha256(content).hexdigest()
+    if found != expected["sha256"] or len(content) != expected["size"]:
+        raise mismatch(path, expected["sha256"], found)
+    plain = unpack(content, path)
+    found = hashlib.sha256(plain).hexdigest()
+    if found != entry["sha256"]:
+        raise mismatch(f"{path}, unpacked", entry["sha256"], found)
+    return plain
 
 
 def _from_hub(name: str, entry: dict[str, Any], cache_dir: str | Path | None) -> Path | None:
-    """From the Hub's cache, else downloaded: address and token are huggingface_hub's, the bytes come resumable."""
-    from huggingface_hub import hf_hub_url
-    from huggingface_hub.utils import build_hf_headers
-
+    """From the Hub's cache, else downloaded: the packed form, else the plain file."""
     hub = source(entry, "hub")
     if hub is None:
         return None
-    label = f"Hub {hub['repo']}"
-    problem = ""
+    problems = []
     try:
         path = hub_cached_file(entry, cache_dir)
         if path is not None:
             return check_foreign(path, entry["sha256"], cache_dir)
+        if "packed" in entry:
+            path = _unpacked(hub_cached_file(entry, cache_dir, "packed"), name, entry, cache_dir)
+            if path is not None:
+                return path
     except WeightError as error:  # another program's file: left alone, and ours is kept apart
-        problem = f"{error} "
-    try:
-        _refuse_offline(label)
-        endpoint = os.environ.get("HF_ENDPOINT", "").rstrip("/") or None
-        url = hf_hub_url(hub["repo"], hub["file"], revision=hub["revision"], endpoint=endpoint)
-        target = cached_file(name, entry, cache_dir)
-        headers = build_hf_headers(library_name=DISTRIBUTION, library_version=__version__)
-        obtain(Address(url, label, headers), target, entry["sha256"], entry["size"])
-        return target if check_cached(target, entry["sha256"], cache_dir) else None
-    except WeightError as error:
-        raise type(error)(f"{problem}{error}") from None
+        problems.append(str(error))
+    plain = {"path": hub["file"], "sha256": entry["sha256"], "size": entry["size"]}
+    for form in [entry["packed"], plain] if _packed_is_smaller(entry) else [plain]:
+        try:
+            return _download_from_hub(name, entry, hub, form, cache_dir)
+        except WeightError as error:
+            kind = type(error)
+            problems.append(str(error) if form is plain else f"{form['path']}: {error}")
+    raise kind(" ".join(dict.fromkeys(problems)))
+
+
+def _packed_is_smaller(entry: dict[str, Any]) -> bool:
+    return "packed" in entry and entry["packed"]["size"] < entry["size"]
+
+
+def _download_from_hub(
+    name: str, entry: dict[str, Any], hub: dict[str, Any], form: dict[str, Any], cache_dir: str | Path | None
+) -> Path | None:
+    """Download the plain file or the packed one; address and token are huggingface_hub's, the bytes come resumable."""
+    from huggingface_hub.utils import build_hf_headers
+
+    label = f"Hub {hub['repo']}"
+    refuse_offline(label)
+    target = cached_file(name, entry, cache_dir)
+    headers = build_hf_headers(library_name=DISTRIBUTION, library_version=__version__)
+
+    def finish(part: Path, found: str) -> None:
+        if found != entry["sha256"]:  # it is the packed file
+            write_atomically(read_packed(part, entry), part)
+
+    address = Address(hub_url({**hub, "file": form["path"]}), label, headers)
+    obtain(address, target, form["sha256"], form["size"], finish)
+    return target if check_cached(target, entry["sha256"], cache_dir) else None
+
+
+def hub_url(hub: dict[str, Any]) -> str:
+    """The address of a Hub file, at the endpoint that ``HF_ENDPOINT`` names now."""
+    from huggingface_hub import hf_hub_url
+
+    endpoint = os.environ.get("HF_ENDPOINT", "").rstrip("/") or None
+    return hf_hub_url(hub["repo"], hub["file"], revision=hub["revision"], endpoint=endpoint)
 
 
 def _from_release(name: str, entry: dict[str, Any], cache_dir: str | Path | None) -> Path | None:
     release = source(entry, "release")
     if release is None:
         return None
-    label = f"release {shown(release['url'])}"
-    _refuse_offline(label)
+    label = f"release {without_password(release['url'])}"
+    refuse_offline(label)
     target = cached_file(name, entry, cache_dir)
 
     def convert(part: Path, found: str) -> None:
@@ -246,11 +364,13 @@ def _from_release(name: str, entry: dict[str, Any], cache_dir: str | Path | None
     return target if check_cached(target, entry["sha256"], cache_dir) else None
 
 
-def _refuse_offline(label: str) -> None:
+def refuse_offline(label: str) -> None:
+    """Raise a WeightError where a variable forbids requests."""
     for variable in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):  # as huggingface_hub does
         if os.environ.get(variable, "").upper() in ("1", "ON", "YES", "TRUE"):
             raise WeightError(f"{label}: {variable} is set, so no request was made")
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its type."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -14,9 +14,9 @@ from torch import Tensor
 from ..errors import WeightError
 from . import packed
 from .fetch import Located, fetch, fetch_address, fetch_from_repository
+from .hash_cache import file_stamp, known_sha256, recall, remember
 from .importers import read_checkpoint
-from .manifest import warm_starts, weights
-from .memory import file_stamp, known_sha256, recall, remember
+from .manifest import refuse_damaged, warm_starts, weights
 from .verify import mismatch, parse
 from .warm_start import fetch_base, is_warm_start
 
@@ -71,10 +71,12 @@ def load_state_dict(cfg: Mapping[str, Any], cache_dir: str | Path | None = None)
         place = cfg["hf_hub_id"] if cfg.get("source") == "hf-hub" else cfg.get("file") or cfg.get("hf_hub_id")
         if name in weights() and not _is_published(Path(place), name, cache_dir):
             _LOGGER.warning(f"{place}: not the published {name}; it is loaded as it is, unverified.")
-        ours = place == cfg.get("file") and (cfg.get("source") != "local-dir" or _only_packed(Path(place)))
+        is_packed = packed.weight_file(Path(place)).name == packed.PACKED
+        ours = place == cfg.get("file") and (cfg.get("source") != "local-dir" or is_packed)
         return read_own_file(place) if ours else None
     if is_warm_start(cfg):
         return load_fetched(fetch_base(name, cache_dir=cache_dir), cache_dir)
+    refuse_damaged(name)
     if name not in weights():
         arch = cfg.get("architecture", "this architecture")
         known = [n for n in weights() if n.split(".", 1)[0] == arch]
@@ -86,12 +88,9 @@ def load_state_dict(cfg: Mapping[str, Any], cache_dir: str | Path | None = None)
 
 
 def _is_published(path: Path, name: str, cache_dir: str | Path | None) -> bool:
-    path = path / "model.safetensors" if path.is_dir() else path
-    return path.is_file() and known_sha256(path, cache_dir) == weights()[name]["sha256"]
-
-
-def _only_packed(folder: Path) -> bool:
-    return [path.name for path in folder.glob("*.safetensors")] == [packed.PACKED]
+    path = packed.weight_file(path) if path.is_dir() else path
+    forms = [weights()[name], weights()[name].get("packed", {})]
+    return path.is_file() and known_sha256(path, cache_dir) in [form.get("sha256") for form in forms]
 
 
 def read_own_file(path: str | Path) -> dict[str, Tensor]:
@@ -105,7 +104,7 @@ def read_own_file(path: str | Path) -> dict[str, Tensor]:
     """
     path = Path(path)
     if path.is_dir():
-        path = path / (packed.PACKED if _only_packed(path) else "model.safetensors")
+        path = packed.weight_file(path)
     if not path.is_file():
         raise WeightError(f"No such file: {path}")
     try:

@@ -10,31 +10,66 @@ from timm.models import get_pretrained_cfg
 from ..data.catalog import get_dataset
 from ..errors import UnknownNameError, WeightError
 from ..suggest import close_names
+from .manifest_check import is_base, problem_of_entry
 from .paths import manifest_file, shipped_hub
-from .schema import check_manifest
 
 SAME_FUNCTION = "the identical function before fine-tuning"
 """What a warm start is, and no more."""
 
 
-@functools.cache
 def manifest() -> dict[str, Any]:
-    """The whole manifest, read once.
+    """The whole manifest, read once, less its damaged entries.
 
     Raises:
-        WeightError: If it is missing or damaged, or does not follow its schema.
+        WeightError: If it is missing or cannot be read as a whole.
     """
-    path = manifest_file()
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise WeightError(f"{path}: the manifest cannot be read ({error!r}). Install the package again.") from None
-    return check_manifest(content, path)
+    return _read()[0]
 
 
 def weights() -> dict[str, dict[str, Any]]:
     """Facts of every weight, keyed by ``arch.tag``, in order of preference within an architecture."""
     return manifest()["weights"]
+
+
+def damaged() -> dict[str, str]:
+    """The weights whose entries are damaged and were left out, by name, with what is wrong with each."""
+    return {name: problem for name, problem in _read()[1].items() if problem}
+
+
+def refuse_damaged(name: str) -> None:
+    """Raise the error for a weight whose entry is damaged; do nothing for any other name.
+
+    Args:
+        name: ``arch.tag``.
+
+    Raises:
+        WeightError: If its entry is damaged.
+    """
+    if problem := damaged().get(name):
+        path = manifest_file()
+        raise WeightError(f"{path}: the entry of {name} is damaged: {problem}. Install the package again.")
+
+
+def weights_of(arch: str) -> list[str]:
+    """The weights of an architecture in order of preference, damaged entries among them: none takes another's place."""
+    order = list(_read()[1])
+    names = [name for name in {**weights(), **damaged()} if name.split(".", 1)[0] == arch]
+    return sorted(names, key=lambda name: order.index(name) if name in order else -1)
+
+
+@functools.cache
+def _read() -> tuple[dict[str, Any], dict[str, str]]:
+    path = manifest_file()
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        problems = {name: problem_of_entry(name, e, content["papers"]) for name, e in content["weights"].items()}
+        sound = {name: entry for name, entry in content["weights"].items() if not problems[name]}
+        starts = {base: entry for base, entry in content["warm_starts"].items() if is_base(entry)}
+        content |= {"weights": sound, "warm_starts": starts, "releases": [*content["releases"]]}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        reason = error.strerror if isinstance(error, OSError) else f"{type(error).__name__}: {str(error)[:100]}"
+        raise WeightError(f"{path}: the manifest cannot be read ({reason}). Install the package again.") from None
+    return content, problems
 
 
 def warm_starts() -> dict[str, dict[str, Any]]:
@@ -91,7 +126,8 @@ def collapsed_facts(name: str) -> dict[str, Any]:
     hub = source(entry, "hub")
     sources = [{"kind": "staged", "path": f"{name}/{form['path']}", "embedded": False}]
     sources += [{**hub, "file": form["path"]}] if hub else []
-    return {**entry, "sha256": form["sha256"], "size": form["size"], "sources": sources}
+    own = {key: value for key, value in entry.items() if key != "packed"}
+    return {**own, "sha256": form["sha256"], "size": form["size"], "sources": sources}
 
 
 def full_name(name: str) -> str:
@@ -104,7 +140,8 @@ def full_name(name: str) -> str:
     known = weights()
     if name in known:
         return name
-    tagged = [n for n in known if n.split(".", 1)[0] == name]
+    tagged = weights_of(name)
+    refuse_damaged(tagged[0] if tagged else name)
     if tagged:
         return tagged[0]
     if name in warm_starts():
@@ -170,6 +207,9 @@ def base_cfg(
 def timm_cfgs(architectures: Iterable[str], base: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Pretrained configurations as ``timm.models.generate_default_cfgs`` takes them.
 
+    This runs while the package is imported, so nothing that is wrong with the manifest raises here: a damaged entry
+    gets a configuration without a source, a manifest that cannot be read none at all, and their use says why.
+
     A weight that this copy of the package has no source for (a staged file that is not in the wheel) gets a
     configuration without a source, so that timm's lists of pretrained models stay true. So does a warm start whose
     revision the manifest does not have; a warm start is never an architecture's default, so that nobody who asks for a
@@ -180,13 +220,19 @@ def timm_cfgs(architectures: Iterable[str], base: Mapping[str, Any]) -> dict[str
         base: Their own configuration, see :func:`base_cfg`.
     """
     cfgs: dict[str, dict[str, Any]] = {}
+    try:
+        known, all_starts = weights(), warm_starts()
+    except WeightError:
+        known, all_starts = {}, {}
     for arch in architectures:
-        tagged = {name: entry for name, entry in weights().items() if name.split(".", 1)[0] == arch}
-        starts = [name for name in warm_starts() if name.split(".", 1)[0] == arch]
+        tagged = weights_of(arch) if known else []
+        starts = [name for name in all_starts if name.split(".", 1)[0] == arch]
         cfgs |= {name: {**base, **warm_start_cfg(name)} for name in starts}
         mark = "*" if starts else ""  # timm's sign of the default
-        for name, entry in tagged.items():
-            cfgs[name + mark] = {**base, **_timm_cfg(name, entry)}
+        if tagged and tagged[0] not in known:  # last and marked, so that no other becomes the default unnoticed
+            tagged, mark = [*tagged[1:], tagged[0] + "*"], ""
+        for name in tagged:
+            cfgs[name + mark] = {**base, **(_timm_cfg(name, known[name]) if name in known else {})}
             mark = ""
         if not tagged:
             cfgs[f"{arch}.*" if starts else arch] = dict(base)
@@ -222,8 +268,9 @@ def _timm_cfg(name: str, entry: dict[str, Any]) -> dict[str, Any]:
         "paper_ids": paper_url(entry),
     }
     staged, hub, release = (source(entry, kind) for kind in ("staged", "hub", "release"))
-    if staged and (shipped_hub() / staged["path"]).is_file():
-        cfg["file"] = str(shipped_hub() / staged["path"])
+    here = shipped_hub() / staged["path"] if staged else None
+    if here and (here.is_file() or ("packed" in entry and here.with_name(entry["packed"]["path"]).is_file())):
+        cfg["file"] = str(here)  # which of the two is read is decided by the zoo, not by timm
     if hub:
         cfg["hf_hub_id"] = f"{hub['repo']}@{hub['revision']}"
         cfg["hf_hub_filename"] = hub["file"]

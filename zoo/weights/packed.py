@@ -2,23 +2,28 @@
 
 A packed file is a safetensors file of byte strings from which the plain file comes back byte for byte, so that the
 plain file's sha256, the manifest's, decides over both. What a network learns is in the plain file once already (a bank,
-the stored half of a symmetric kernel); here zeros and repetitions go too. Layout, also in each file's metadata:
+the stored half of a symmetric kernel); here zeros and repetitions go too, and of floats the exponents are compressed.
 
-- ``header``: the plain file's header. Its tensors, in the order of their data, are the entries of ``plan["tensors"]``:
-  ``{"form": "plain", "bytes": B}`` - byte string ``t<i>``;
+- ``header``: the plain file's header, deflated. Its tensors, in the order of their data, are those of the plan.
+- ``plan``: JSON, deflated. ``tensors`` has for each
+  ``{"form": "plain", "bytes": B, "width": w}`` - items of w bytes;
   ``{"form": "same", "bytes": B, "as": j}`` - the bytes of tensor j < i;
-  ``{"form": "sparse", "bytes": B, "width": w, "at": p}`` - zeros but for items of w bytes at positions p, in ``t<i>``;
-  ``{"form": "ones", "bytes": B, "at": p}`` - zeros but for bytes 1 at positions p (a mask).
-- ``plan["positions"]``, sets of increasing positions below ``entries``:
-  ``{"code": "bits", "entries": N}`` - one bit per entry in ``p<i>``, the first in the highest bit of the first byte;
-  ``{"code": "rice", "entries": N, "count": n, "low": k}`` - gaps between positions (Rice code, R. F. Rice, 1979): the
-  lower k bits of each in ``p<i>.low``, highest first; the rest in ``p<i>.high`` as that many 0s and a 1.
+  ``{"form": "sparse", "bytes": B, "width": w, "at": p}`` - zeros but for items of w bytes at positions p;
+  ``{"form": "ones", "bytes": B, "at": p}`` - zeros but for bytes 1 at positions p (a mask);
+  and ``positions`` the sets of increasing positions below ``entries``:
+  ``{"code": "bits", "entries": N}`` - one bit per entry, the first in the highest bit of the first byte;
+  ``{"code": "rice", "entries": N, "count": n, "low": k, "high": h}`` - gaps between positions (Rice code, R. F. Rice,
+  1979): the lower k bits of each, highest first; then, in h bytes, the rest as that many 0s and a 1.
+- ``positions``: these bits, one set after the other, each beginning with a byte.
+- ``rest``, ``top``: the items, one after the other. One of several bytes (a float) is rotated left by one bit, so that
+  its highest byte holds exponent bits; that byte is in ``top``, which is deflated, the others in ``rest``.
 
 The reader believes nothing: sizes are checked before anything is allocated, and what would be larger than
 ``EXPANSION`` times the file is refused.
 """
 
 import json
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -27,23 +32,31 @@ import torch
 from safetensors.torch import load as load_tensors
 
 from ..errors import WeightError
+from ..files import is_file
 from .convert import safetensors_bytes
 
 PACKED = "model.packed.safetensors"
 """Name of the packed form where it lies beside ``model.safetensors``."""
 
-FORMAT = "zoo-packed-1"
+FORMAT = "zoo-packed-2"
 EXPANSION = 256
 _START = b'{"__metadata__":{"format":"' + FORMAT.encode() + b'"'
 _MOST_LOW = 24
+_LARGEST_TEXT = 4 << 20  # bytes of a header or plan
 _FIELDS = {
-    "plain": {"form", "bytes"},
+    "plain": {"form", "bytes", "width"},
     "same": {"form", "bytes", "as"},
     "sparse": {"form", "bytes", "width", "at"},
     "ones": {"form", "bytes", "at"},
 }
-_WIDTHS = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2}
-_LAYOUT = __doc__.split("in each file's metadata:\n\n", 1)[1].split("\n\nThe reader", 1)[0]
+_WIDTHS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
+_PIECES = ("header", "plan", "positions", "top", "rest")
+
+
+def weight_file(folder: Path) -> Path:
+    """The weight in a network's folder: ``model.safetensors``, or the packed form where that alone is there."""
+    plain, packed = folder / "model.safetensors", folder / PACKED
+    return packed if is_file(packed) and not is_file(plain) else plain
 
 
 def is_packed(content: bytes) -> bool:
@@ -104,7 +117,7 @@ def _write(header: bytes, data: memoryview, sparse: bool) -> bytes:
     order = sorted(facts, key=lambda name: facts[name]["data_offsets"])
     parts = {name: np.frombuffer(data[slice(*facts[name]["data_offsets"])], np.uint8) for name in order}
     masks = {name: np.flatnonzero(parts[name]) for name in order if facts[name]["dtype"] == "BOOL"}
-    pieces, tensors, positions = {"header": np.frombuffer(header, np.uint8)}, [], []
+    tensors, positions, bits, top, rest = [], [], [], [], []
     seen: dict[bytes, int] = {}
     sets: dict[bytes, int] = {}
 
@@ -112,33 +125,43 @@ def _write(header: bytes, data: memoryview, sparse: bool) -> bytes:
         label = entries.to_bytes(8, "little") + where.tobytes()
         if label not in sets:
             sets[label] = len(positions)
-            positions.append(_write_positions(where, entries, f"p{len(positions)}", pieces))
+            positions.append(_write_positions(where, entries, bits))
         return sets[label]
 
     for i, name in enumerate(order):
-        part = parts[name]
-        entry: dict[str, Any] = {"form": "plain", "bytes": part.size}
+        part, width = parts[name], _WIDTHS.get(facts[name]["dtype"], 1)
         content = part.tobytes()
         if part.size > 64 and content in seen:
             tensors.append({"form": "same", "bytes": part.size, "as": seen[content]})
             continue
         seen[content] = i
-        width = _WIDTHS.get(facts[name]["dtype"], 1)
         if sparse and name in masks and part.size >= 64 and part.max() <= 1:
-            entry = {"form": "ones", "bytes": part.size, "at": position_set(masks[name], part.size)}
-        elif sparse and width > 1 and part.size >= 64:
-            items = part.view(f"<u{width}")
+            tensors.append({"form": "ones", "bytes": part.size, "at": position_set(masks[name], part.size)})
+            continue
+        entry: dict[str, Any] = {"form": "plain", "bytes": part.size, "width": width}
+        items = part.view(f"<u{width}")
+        if sparse and width > 1 and part.size >= 64:
             where = _positions_of(name, items, masks)
             if where.size < 0.8 * items.size:
-                at = position_set(where, items.size)
-                entry = {"form": "sparse", "bytes": part.size, "width": width, "at": at}
-                part = np.ascontiguousarray(items[where]).view(np.uint8)
-        if entry["form"] != "ones":
-            pieces[f"t{i}"] = part
+                entry |= {"form": "sparse", "at": position_set(where, items.size)}
+                items = items[where]
         tensors.append(entry)
-    plan = json.dumps({"tensors": tensors, "positions": positions}, separators=(",", ":"))
-    stored = {name: torch.from_numpy(piece.copy()) for name, piece in pieces.items() if piece.size}
-    return safetensors_bytes(stored, {"format": FORMAT, "plan": plan, "layout": _LAYOUT})
+        if width > 1:
+            rotated = (items << 1 | items >> (8 * width - 1)).view(np.uint8).reshape(-1, width)
+            top.append(rotated[:, -1])
+            rest.append(rotated[:, :-1].ravel())
+        else:
+            rest.append(items)
+    plan = json.dumps({"tensors": tensors, "positions": positions}, separators=(",", ":")).encode()
+    huffman = zlib.compressobj(9, strategy=zlib.Z_HUFFMAN_ONLY)  # there are no repetitions to be found
+    pieces = (zlib.compress(header, 9), zlib.compress(plan, 9), _joined(bits))
+    pieces += (huffman.compress(_joined(top)) + huffman.flush(), _joined(rest))
+    stored = [torch.from_numpy(np.frombuffer(piece, np.uint8).copy()) for piece in pieces]
+    return safetensors_bytes(dict(zip(_PIECES, stored, strict=True)), {"format": FORMAT})
+
+
+def _joined(arrays: list[np.ndarray]) -> bytes:
+    return b"".join(array.tobytes() for array in arrays)
 
 
 def _positions_of(name: str, items: np.ndarray, masks: dict[str, np.ndarray]) -> np.ndarray:
@@ -151,18 +174,19 @@ def _positions_of(name: str, items: np.ndarray, masks: dict[str, np.ndarray]) ->
     return where
 
 
-def _write_positions(where: np.ndarray, entries: int, name: str, pieces: dict[str, np.ndarray]) -> dict[str, Any]:
+def _write_positions(where: np.ndarray, entries: int, bits: list[np.ndarray]) -> dict[str, Any]:
+    """Add the bits of a set to those before; returns its entry in the plan."""
     gaps = np.diff(where, prepend=-1) - 1
     sizes = [where.size * (low + 1) + int((gaps >> low).sum()) for low in range(_MOST_LOW)]
     low = int(np.argmin(sizes))
     if sizes[low] >= entries:
-        pieces[name] = np.packbits(_flags(where, entries))
+        bits.append(np.packbits(_flags(where, entries)))
         return {"code": "bits", "entries": entries}
-    bits = (gaps[:, None] >> np.arange(low - 1, -1, -1)) & 1
-    pieces[f"{name}.low"] = np.packbits(bits.astype(np.uint8).ravel())
+    lower = (gaps[:, None] >> np.arange(low - 1, -1, -1)) & 1
     ends = np.cumsum((gaps >> low) + 1) - 1
-    pieces[f"{name}.high"] = np.packbits(_flags(ends, int(ends[-1]) + 1 if ends.size else 0))
-    return {"code": "rice", "entries": entries, "count": int(where.size), "low": low}
+    high = np.packbits(_flags(ends, int(ends[-1]) + 1 if ends.size else 0))
+    bits += [np.packbits(lower.astype(np.uint8).ravel()), high]
+    return {"code": "rice", "entries": entries, "count": int(where.size), "low": low, "high": high.size}
 
 
 def _flags(where: np.ndarray, entries: int) -> np.ndarray:
@@ -171,86 +195,106 @@ def _flags(where: np.ndarray, entries: int) -> np.ndarray:
     return flags
 
 
+class _Bytes:
+    """A byte string that is read from its beginning to its end."""
+
+    def __init__(self, content: np.ndarray):
+        self.content, self.at = content, 0
+
+    def take(self, size: int) -> np.ndarray:
+        if size > self.content.size - self.at:
+            raise WeightError("a byte string is too short")
+        self.at += size
+        return self.content[self.at - size : self.at]
+
+
 def _read(content: bytes) -> bytes:
     if not is_packed(content):
         raise WeightError("it does not begin as one")
-    tensors = load_tensors(content)
-    pieces = {name: tensor.numpy() for name, tensor in tensors.items() if tensor.dtype == torch.uint8}
-    length = int.from_bytes(content[:8], "little")
-    plan = json.loads(json.loads(content[8 : 8 + length])["__metadata__"]["plan"])
+    pieces = {name: tensor.numpy() for name, tensor in load_tensors(content).items()}
+    if sorted(pieces) != sorted(_PIECES) or any(p.dtype != np.uint8 or p.ndim != 1 for p in pieces.values()):
+        raise WeightError("it has other byte strings")
+    header = _inflated(pieces["header"], _LARGEST_TEXT)
+    plan = json.loads(_inflated(pieces["plan"], _LARGEST_TEXT))
     entries = plan["tensors"]
     sizes = [_count(entry["bytes"]) for entry in entries]
-    header = pieces["header"].tobytes()
     start = 8 + len(header)
     total = start + sum(sizes)
     if total > EXPANSION * len(content):
         raise WeightError(f"it would become {total} bytes, more than {EXPANSION} times its size")
-    empty = np.zeros(0, np.uint8)
-    known: dict[int, np.ndarray] = {}
-
-    def positions(index: Any) -> tuple[np.ndarray, int]:
-        index = _count(index)
-        if index not in known:
-            known[index] = _read_positions(plan["positions"][index], f"p{index}", pieces, empty)
-        return known[index], plan["positions"][index]["entries"]
-
+    bits, rest = _Bytes(pieces["positions"]), _Bytes(pieces["rest"])
+    top = _Bytes(np.frombuffer(_inflated(pieces["top"], total), np.uint8))
+    positions = [(_read_positions(entry, bits), entry["entries"]) for entry in plan["positions"]]
     whole = np.zeros(total, np.uint8)
     whole[:8] = np.frombuffer(len(header).to_bytes(8, "little"), np.uint8)
-    whole[8:start] = pieces["header"]
+    whole[8:start] = np.frombuffer(header, np.uint8)
     offsets = np.cumsum([start, *sizes]).tolist()
     for i, (entry, size) in enumerate(zip(entries, sizes, strict=True)):
         part, form = whole[offsets[i] : offsets[i] + size], entry["form"]
         if set(entry) != _FIELDS.get(form):
             raise WeightError("a tensor has an unknown form or field")
-        values = pieces.get(f"t{i}", empty)
-        if form == "plain":
-            part[:] = _sized(values, size)
-        elif form == "same":
+        if form == "same":
             other = _count(entry["as"])
             if other >= i or sizes[other] != size:
                 raise WeightError("a tensor repeats one that does not fit")
             part[:] = whole[offsets[other] : offsets[other] + size]
-        else:
-            width = 1 if form == "ones" else entry["width"]
-            where, count = positions(entry["at"])
-            if width not in (1, 2, 4, 8) or isinstance(width, bool) or count * width != size:
-                raise WeightError("positions do not fit their tensor")
-            if form == "ones":
-                part[where] = 1
-            else:
-                part.view(f"<u{width}")[where] = _sized(values, where.size * width).view(f"<u{width}")
+            continue
+        width = 1 if form == "ones" else entry["width"]
+        if width not in (1, 2, 4, 8) or isinstance(width, bool) or size % width:
+            raise WeightError("a tensor has an impossible width")
+        if form == "plain":
+            part.view(f"<u{width}")[:] = _items(size // width, width, rest, top)
+            continue
+        where, count = positions[_count(entry["at"])]
+        if count * width != size:
+            raise WeightError("positions do not fit their tensor")
+        part.view(f"<u{width}")[where] = 1 if form == "ones" else _items(where.size, width, rest, top)
+    if any(piece.at != piece.content.size for piece in (bits, rest, top)):
+        raise WeightError("a byte string is too long")
     return whole.tobytes()
 
 
-def _read_positions(entry: dict[str, Any], name: str, pieces: dict[str, np.ndarray], empty: np.ndarray) -> np.ndarray:
+def _inflated(piece: np.ndarray, limit: int) -> bytes:
+    inflate = zlib.decompressobj()
+    content = inflate.decompress(piece.tobytes(), limit + 1)
+    if len(content) > limit or not inflate.eof or inflate.unused_data:
+        raise WeightError("a deflated byte string is cut off, or too long")
+    return content
+
+
+def _items(count: int, width: int, rest: _Bytes, top: _Bytes) -> np.ndarray:
+    """The next items, rotated back."""
+    if width == 1:
+        return rest.take(count)
+    rotated = np.empty((count, width), np.uint8)
+    rotated[:, :-1] = rest.take(count * (width - 1)).reshape(count, width - 1)
+    rotated[:, -1] = top.take(count)
+    items = rotated.reshape(-1).view(f"<u{width}")
+    return items >> 1 | items << (8 * width - 1)
+
+
+def _read_positions(entry: dict[str, Any], bits: _Bytes) -> np.ndarray:
     entries = _count(entry["entries"])
     if entry["code"] == "bits":
-        flags = _sized(pieces.get(name, empty), -(-entries // 8))
-        return np.flatnonzero(np.unpackbits(flags, count=entries))
+        return np.flatnonzero(np.unpackbits(bits.take(-(-entries // 8)), count=entries))
     if entry["code"] != "rice":
         raise WeightError("positions have an unknown code")
     count, low = _count(entry["count"]), _count(entry["low"])
     if low >= _MOST_LOW:
         raise WeightError("a Rice code has too many lower bits")
-    ends = np.flatnonzero(np.unpackbits(pieces.get(f"{name}.high", empty)))
+    lower = bits.take(-(-count * low // 8))
+    ends = np.flatnonzero(np.unpackbits(bits.take(_count(entry["high"]))))
     if ends.size != count:
         raise WeightError("a Rice code has another count")
     gaps = (np.diff(ends, prepend=-1) - 1) << low
-    lower = _sized(pieces.get(f"{name}.low", empty), -(-count * low // 8))
     if low:
-        bits = np.unpackbits(lower, count=count * low).reshape(count, low)
+        columns = np.unpackbits(lower, count=count * low).reshape(count, low)
         for column in range(low):
-            gaps += bits[:, column].astype(np.int64) << (low - 1 - column)
+            gaps += columns[:, column].astype(np.int64) << (low - 1 - column)
     where = np.cumsum(gaps + 1) - 1
     if count and where[-1] >= entries:
         raise WeightError("a position is beyond the tensor")
     return where
-
-
-def _sized(piece: np.ndarray, size: int) -> np.ndarray:
-    if piece.shape != (size,):
-        raise WeightError("a byte string has another length")
-    return piece
 
 
 def _count(value: Any) -> int:

@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+from ..errors import WeightError
+
 PACKAGE = Path(__file__).resolve().parent.parent
 
 
@@ -19,14 +21,36 @@ def shipped_hub() -> Path:
 
 
 def hub_folder() -> Path:
-    """The folder of staged weights in use: the environment variable ``ZOO_HUB``, else the shipped one."""
-    return Path(os.environ["ZOO_HUB"]).expanduser() if os.environ.get("ZOO_HUB") else shipped_hub()
+    """The folder of staged weights in use: the environment variable ``ZOO_HUB``, else the shipped one.
+
+    Raises:
+        WeightError: If the variable names the home of a user who does not exist.
+    """
+    return _expanded(os.environ["ZOO_HUB"], "ZOO_HUB") if os.environ.get("ZOO_HUB") else shipped_hub()
 
 
 def cache_folder(cache_dir: str | Path | None = None) -> Path:
-    """The folder for converted downloads: the argument, ``ZOO_CACHE``, or ``repara-zoo`` in the user's cache."""
+    """The folder for downloads: the argument, ``ZOO_CACHE``, or ``repara-zoo`` in the user's cache.
+
+    It need not exist.
+
+    Raises:
+        WeightError: If there is no home directory to put it in and none is named, or one of a user who does not exist.
+    """
     if cache_dir is not None:
-        return Path(cache_dir).expanduser()
+        return _expanded(cache_dir, "the cache folder")
     if os.environ.get("ZOO_CACHE"):
-        return Path(os.environ["ZOO_CACHE"]).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "repara-zoo"
+        return _expanded(os.environ["ZOO_CACHE"], "ZOO_CACHE")
+    if os.environ.get("XDG_CACHE_HOME"):
+        return Path(os.environ["XDG_CACHE_HOME"]) / "repara-zoo"
+    try:
+        return Path.home() / ".cache" / "repara-zoo"
+    except RuntimeError:  # no HOME, and a user id without a name
+        raise WeightError("There is no home directory for a cache. Set ZOO_CACHE to a folder.") from None
+
+
+def _expanded(folder: str | Path, what: str) -> Path:
+    try:
+        return Path(folder).expanduser()
+    except RuntimeError:
+        raise WeightError(f"{what} is {folder}, and there is no such user. Name another folder.") from None

@@ -1,7 +1,6 @@
-"""Hashing and reading of weight files; nothing is parsed before its sha256 was compared."""
+"""The sha256 of a file, the error where it is another than expected, and parsing once it was compared."""
 
 import hashlib
-import os
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -47,18 +46,3 @@ def parse(content: bytes, path: str | Path) -> dict[str, Tensor]:
         return load(content)
     except (SafetensorError, ValueError, OverflowError, RuntimeError) as error:
         raise WeightError(f"{path}: not a safetensors file ({error}).") from None
-
-
-def writable_folder(folder: Path) -> Path:
-    """Create a folder.
-
-    Raises:
-        WeightError: If that is not possible or nothing can be written there.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise WeightError(f"{folder}: cannot be created ({error.strerror}). Set ZOO_CACHE to another folder.") from None
-    if not os.access(folder, os.W_OK):
-        raise WeightError(f"{folder}: the cache is read-only. Set ZOO_CACHE to a folder that can be written.")
-    return folder

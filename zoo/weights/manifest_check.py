@@ -1,0 +1,122 @@
+"""Checks of the manifest: its schema in full where it is written and by ``zoo verify``, the necessary where it is read.
+
+Reading must be fast and one damaged entry must not take the others along, so each entry is only looked through for what
+every use of it relies on: fields, types, sha256s, and paths that stay inside their folder.
+"""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from ..errors import WeightError
+from ..extras import require
+from .trusted import COMMIT, SHA256
+
+_NAME = re.compile(r"[a-z0-9_]+\.[a-z0-9_]+")
+_INSIDE = re.compile(r"(?!/)(?!(.*/)?\.\.(/|$))[^\\\0]+")  # a relative path that does not lead out of its folder
+_TEXT_OR_NONE = (str, type(None))
+_ENTRY = {
+    **dict.fromkeys(("family", "description", "dataset", "keys", "licence", "licence_source", "origin"), str),
+    **dict.fromkeys(("origin_url", "recipe", "training_log"), _TEXT_OR_NONE),
+    "num_classes": int,
+    "preprocessing": {"input_size": [int], "mean": [float], "std": [float], "interpolation": str, "crop_pct": float},
+    "sha256": SHA256,
+    "size": int,
+    "sources": [dict],
+    "results": [
+        {
+            **dict.fromkeys(("dataset", "split", "date"), str),
+            **dict.fromkeys(("n", "correct"), int),
+            **dict.fromkeys(("top1", "top5"), float),
+            "interval95": [float],
+            "versions": dict,
+        }
+    ],
+    "paper_result": (dict, type(None)),
+    "params": dict.fromkeys(("stored", "unique", "nonzero", "inference"), int),
+}
+_FILE = {"path": _INSIDE, "sha256": SHA256, "size": int}
+_SOURCES = {
+    "staged": {"path": _INSIDE},
+    "hub": {"repo": re.compile(r"[^/]+/[^/]+"), "revision": COMMIT, "file": _INSIDE},
+    "release": {"url": str, "sha256": SHA256, "metadata": dict},
+}
+
+
+def check_manifest(content: Any, path: str | Path) -> None:
+    """Check a manifest against ``manifest.schema.json``.
+
+    Args:
+        content: What its JSON holds.
+        path: What the error calls it.
+
+    Raises:
+        WeightError: If it does not follow the schema; the message names the first place that is wrong.
+        ZooError: If the package ``jsonschema`` is not installed.
+    """
+    jsonschema = require("jsonschema", "train")
+    schema = json.loads(Path(__file__).with_name("manifest.schema.json").read_text(encoding="utf-8"))
+    error = jsonschema.exceptions.best_match(jsonschema.Draft202012Validator(schema).iter_errors(content))
+    if error:
+        raise WeightError(f"{path}: {error.json_path}: {' '.join(error.message.split())[-300:]}")
+
+
+def problem_of_entry(name: str, entry: Any, papers: dict[str, Any]) -> str:
+    """What makes a weight's entry useless, in words; empty if nothing does.
+
+    Args:
+        name: ``arch.tag``.
+        entry: Its value in the manifest's ``weights``.
+        papers: The manifest's ``papers``.
+    """
+    if not _NAME.fullmatch(name):
+        return "its name is not arch.tag"
+    if problem := _problem(entry, _ENTRY, "it"):
+        return problem
+    if not isinstance(papers.get(entry["family"]), dict):
+        return f"papers lacks its family {entry['family']!r}"
+    optional = {"packed": _FILE, "model_args": dict, "collapsed": dict, "seeds": dict, "storage": dict}
+    if (entry.get("collapsed") or {}).get("path"):
+        optional["collapsed"] = _FILE
+    for key in optional.keys() & entry.keys():
+        if problem := _problem(entry[key], optional[key], key):
+            return problem
+    for source in entry["sources"]:
+        kind = source.get("kind")
+        if kind not in _SOURCES:
+            return f"a source has the unknown kind {str(kind)[:40]!r}"
+        if problem := _problem(source, _SOURCES[kind], f"its {kind} source"):
+            return problem
+    return ""
+
+
+def is_base(entry: Any) -> bool:
+    """Whether an entry of the manifest's ``warm_starts`` has what its use relies on."""
+    shape = {"revision": _TEXT_OR_NONE, "sha256": _TEXT_OR_NONE, "networks": dict}
+    if _problem(entry, shape, "") or (entry["revision"] is None) != (entry["sha256"] is None):
+        return False
+    if entry["revision"] and not (COMMIT.fullmatch(entry["revision"]) and SHA256.fullmatch(entry["sha256"])):
+        return False
+    return all(not _problem(network, {"family": str, "kind": str}, "") for network in entry["networks"].values())
+
+
+def _problem(value: Any, shape: Any, place: str) -> str:
+    """Where a value has not the shape: a type, types, a pattern, a list of one shape, or a dict of shapes by key."""
+    if isinstance(shape, dict):
+        if not isinstance(value, dict):
+            return f"{place} is not an object"
+        missing = next((key for key in shape if key not in value), None)
+        if missing:
+            return f"{place} lacks {missing!r}"
+        return next(filter(None, (_problem(value[key], inner, key) for key, inner in shape.items())), "")
+    if isinstance(shape, list):
+        if not isinstance(value, list):
+            return f"{place} is not a list"
+        return next(filter(None, (_problem(item, shape[0], place) for item in value)), "")
+    if isinstance(shape, re.Pattern):
+        fits = isinstance(value, str) and shape.fullmatch(value)
+    else:
+        kinds = (int, float) if shape is float else shape
+        fits = isinstance(value, kinds) and not isinstance(value, bool)
+    return "" if fits else f"{place} cannot be {str(value)[:60]!r}"
