@@ -160,11 +160,33 @@ def test_a_sparse_file_holds_as_many_values_as_it_claims():
         assert len(packed) < entry["size"] / 3
 
 
-def test_nonzero_counts_are_the_files():
-    for name in OURS:
-        entry = weights()[name]
-        model = timm.create_model(name, pretrained=True)
-        assert zoo.count_parameters(model) == entry["params"]
+@pytest.mark.parametrize("name", OURS)
+def test_card_manifest_and_files_agree_on_every_count(name):
+    """What the code counts now, the manifest, config.json, equivalence.json and the card; the inference count has its
+    batch norms folded, the collapsed file may have kept them, and each says so."""
+    entry, folder = weights()[name], ROOT / "hub" / name
+    model, card = zoo.create_model(name, pretrained=True), (folder / "README.md").read_text()
+    params, collapsed, result = entry["params"], entry["collapsed"], entry["results"][0]
+    assert zoo.count_parameters(model) == params
+    words = ("stored", "unique", "not zero", "as a plain network with batch norms folded")
+    counted = [f"{params[key]:,} {word}" for key, word in zip(params, words, strict=True)]
+    assert f"- Parameters: {', '.join(counted)}\n" in card
+    assert f"File: `model.safetensors`, {(folder / 'model.safetensors').stat().st_size:,} bytes" in card
+    assert f"{result['correct']:,} of {result['n']:,} images" in card
+    assert result["top1"] == round(100 * result["correct"] / result["n"], 2)
+    config = json.loads((folder / "config.json").read_text())
+    assert config["num_classes"] == config["pretrained_cfg"]["num_classes"] == entry["num_classes"] == model.num_classes
+    assert config["num_features"] == model.num_features
+    record = json.loads((folder / "equivalence.json").read_text())
+    assert record["before"]["parameters"] == params["unique"]
+    assert record["collapsed"] == collapsed
+    assert record["correct_before"] == result["correct"]
+    assert record["correct"][collapsed["dtype"]] / result["n"] == pytest.approx(record["top1"] / 100)
+    plain = zoo.load_collapsed(name)
+    count = sum(parameter.numel() for parameter in plain.parameters())
+    assert count == collapsed["parameters"] == record["after"]["parameters"]
+    assert zoo.count_parameters(plain)["inference"] == params["inference"], "the same once batch norms are folded"
+    assert f"{count:,} parameters; {(folder / collapsed['path']).stat().st_size:,} bytes" in card
 
 
 def test_releases_without_a_licence_are_facts_only():

@@ -85,8 +85,8 @@ def write_collapsed(
         real: Prepared images, for the record.
 
     Returns:
-        What the manifest says of it: ``path``, ``sha256``, ``size``, ``dtype`` and ``options`` of the pass, or ``path``
-        None and the reason; None if the pass has nothing to do.
+        What the manifest says of it: ``path``, ``sha256``, ``size``, ``dtype``, ``parameters`` and ``options`` of the
+        pass, or ``path`` None and the reason; None if the pass has nothing to do.
     """
     form = collapsed_form(model)
     if form is None:
@@ -102,9 +102,15 @@ def write_collapsed(
         file = folder / COLLAPSED
         write_atomically(content, file)
         entry = {"path": COLLAPSED, "sha256": sha256_of(file), "size": len(content), "dtype": stored.dtype}
+        entry["parameters"] = record.after.parameters
         entry |= {"options": options} if options else {}
-    told = {"collapsed": entry, "top1": stored.result.top1, "correct": stored.correct, "correct_before": result.correct}
-    write_atomically(json.dumps({**told, **record.to_dict()}, indent=2).encode() + b"\n", folder / RECORD)
+    measured = {
+        "collapsed": entry,
+        "top1": stored.result.top1,
+        "correct": stored.correct,
+        "correct_before": result.correct,
+    }
+    write_atomically(json.dumps({**measured, **record.to_dict()}, indent=2).encode() + b"\n", folder / RECORD)
     return entry
 
 

@@ -43,7 +43,7 @@ def model_card(name: str, entry: dict[str, Any], repo: str | None = None, files:
         f"- Licence of the weight: {entry['licence']} ({entry['licence_source']})",
         f"- Data: {data.name} ({data.licence})",
         f"- Parameters: {params['stored']:,} stored, {params['unique']:,} unique, {params['nonzero']:,} not zero, "
-        f"{params['inference']:,} as a plain network at inference",
+        f"{params['inference']:,} as a plain network with batch norms folded",
         f"- File: `model.safetensors`, {entry['size']:,} bytes{_dtype(entry)}, sha256 `{entry['sha256']}`",
         *(f"- `{file}`: {_FILES[file]}{_bytes_of(file, entry)}" for file in _FILES if file in files),
         "",
@@ -109,9 +109,12 @@ def _metadata(name: str, entry: dict[str, Any], dataset: str) -> str:
 
 
 def _bytes_of(file: str, entry: dict[str, Any]) -> str:
-    """Size and sha256 of a second form of the weight, as the manifest has them."""
+    """Parameters, size and sha256 of a second form of the weight, as the manifest has them."""
     form = next((f for f in (entry.get("packed"), entry.get("collapsed")) if f and f["path"] == file), None)
-    return f"; {form['size']:,} bytes, sha256 `{form['sha256']}`" if form else ""
+    if not form:
+        return ""
+    count = f"; {form['parameters']:,} parameters" if "parameters" in form else ""
+    return f"{count}; {form['size']:,} bytes, sha256 `{form['sha256']}`"
 
 
 def _dtype(entry: dict[str, Any]) -> str:
