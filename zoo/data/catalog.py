@@ -5,6 +5,17 @@ from dataclasses import dataclass
 from ..errors import UnknownNameError
 
 _CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+_CIFAR100 = tuple(
+    """
+    apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can
+    castle caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin
+    elephant flatfish forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard lobster
+    man maple_tree motorcycle mountain mouse mushroom oak_tree orange orchid otter palm_tree pear pickup_truck
+    pine_tree plain plate poppy porcupine possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk
+    skyscraper snail snake spider squirrel streetcar sunflower sweet_pepper table tank telephone television tiger
+    tractor train trout tulip turtle wardrobe whale willow_tree wolf woman worm
+    """.split()  # noqa: SIM905
+)
 _FASHION = (
     "T-shirt/top",
     "Trouser",
@@ -68,7 +79,7 @@ DATASETS = {
             (3, 32, 32),
             (0.5071, 0.4865, 0.4409),
             (0.2673, 0.2564, 0.2762),
-            (),
+            _CIFAR100,
             "no licence stated by its authors",
         ),
         Dataset(
