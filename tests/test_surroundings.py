@@ -7,11 +7,14 @@ import sys
 import pytest
 import timm
 import torch
+from huggingface_hub import HfApi
 
 import zoo
 from children import in_child
 from conftest import ROOT
 from loopback import Server, running
+from zoo.publishing.mirror import write_mirror
+from zoo.publishing.publish import Repository, publish
 from zoo.weights import download as downloading
 from zoo.weights.download import Address, download
 from zoo.weights.manifest import warm_starts
@@ -219,6 +222,25 @@ def test_calls_of_huggingface_hub_name_them_too(variable, value, own_cache):
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert variable in run.stdout, run.stdout + run.stderr[-1000:]
     assert len(run.stdout.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("error", [OSError(""), ValueError("Invalid port: 'port'")])
+def test_mirror_and_publish_name_them_too(error, entries, own_cache, tmp_path, monkeypatch):
+    def broken(*_, **__):
+        raise error
+
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:port")
+    entries[EMBEDDED]["sources"] = [{"kind": "hub", "repo": "a/b", "revision": "0" * 40, "file": "model.safetensors"}]
+    monkeypatch.setattr("huggingface_hub.snapshot_download", broken)
+    monkeypatch.setattr("zoo.publishing.publish._publish", broken)
+    repository = Repository(EMBEDDED, "a/b", {}, {})
+    for use in (
+        lambda: write_mirror([EMBEDDED], tmp_path / "mirror"),
+        lambda: publish([repository], HfApi(endpoint="https://huggingface.co", token="hf_x")),
+    ):
+        with pytest.raises(zoo.ZooError, match="The proxy that HTTPS_PROXY names") as caught:
+            use()
+        assert "\n" not in str(caught.value)
 
 
 def test_an_answer_of_the_hub_is_not_the_proxys_fault(monkeypatch):

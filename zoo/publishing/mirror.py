@@ -20,7 +20,9 @@ from tqdm import tqdm
 from ..errors import HashMismatchError, WeightError
 from ..files import write_atomically
 from ..weights.cached import locked
+from ..weights.fetch import hub_url
 from ..weights.manifest import facts, source
+from ..weights.network_settings import failed_hub_call
 from .repository import MODEL, File, blocks, repository, size_and_sha256
 
 INDEX, NGINX = "mirror.json", "nginx.conf"
@@ -116,12 +118,11 @@ def _contents(name: str, namespace: str, cache_dir: str | Path | None) -> tuple[
     if hub is None:
         return f"{namespace}/{name}", None, repository(name, cache_dir)
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError
 
     try:
         snapshot = Path(snapshot_download(hub["repo"], revision=hub["revision"], cache_dir=cache_dir))
-    except (*HfHubHTTPError.__bases__, OSError, ValueError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except Exception as error:  # its own, its HTTP client's, and those of variables that this client cannot read
+        reason = failed_hub_call(error, hub_url(hub))
         raise WeightError(f"Hub {hub['repo']}: its files cannot be had ({reason})") from None
     files = {path.relative_to(snapshot).as_posix(): path for path in sorted(snapshot.rglob("*")) if path.is_file()}
     return hub["repo"], hub["revision"], {file: path for file, path in files.items() if "/." not in f"/{file}"}

@@ -22,6 +22,7 @@ from ..weights.card import model_card
 from ..weights.fetch import fetch
 from ..weights.manifest import facts
 from ..weights.manifest_check import check_manifest
+from ..weights.network_settings import failed_hub_call
 from ..weights.paths import manifest_file
 from ..weights.verify import mismatch
 from .repository import (
@@ -133,18 +134,17 @@ def publish(
         ZooError: If there is no token, it does not allow this, or the Hub cannot be reached or does not do it. What was
             finished before is in the manifest.
     """
-    from huggingface_hub.errors import HfHubHTTPError
-
     require("jsonschema", "train")  # the manifest is checked before it is written
     api = api or connect()
     path, finished = manifest_path or manifest_file(), []
     for repository in repositories:
         try:
             published = _publish(repository, api)
-        except (*HfHubHTTPError.__bases__, OSError, ValueError, RuntimeError) as error:
-            if isinstance(error, ZooError):
-                raise
-            raise ZooError(f"{repository.repo}: {_reason(error, repository)} {_so_far(finished)}") from error
+        except ZooError:
+            raise
+        except Exception as error:  # of the client, its HTTP client, or variables that these cannot read
+            reason = _reason(error, repository, api.endpoint)
+            raise ZooError(f"{repository.repo}: {reason} {_so_far(finished)}") from error
         _record(published, path)
         finished.append(published)
         done(published)
@@ -254,7 +254,7 @@ def _record(published: Published, path: Path) -> None:
         ) from None
 
 
-def _reason(error: BaseException, repository: Repository) -> str:
+def _reason(error: BaseException, repository: Repository, endpoint: str) -> str:
     """What went wrong, and what to do about it."""
     status, cause = None, error
     while cause is not None and status is None:  # the client wraps the answer to an upload in an error of its own
@@ -267,7 +267,7 @@ def _reason(error: BaseException, repository: Repository) -> str:
         return f"the token may not write to {namespace} (403). Use one with write access to this namespace."
     if status is not None and status >= 500:
         return f"the Hub failed ({status}). Run the same command again later; what arrived is not sent again."
-    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    line = failed_hub_call(error, endpoint)
     return f"{line} Run the same command again; what arrived is not sent again."
 
 
