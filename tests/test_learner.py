@@ -81,7 +81,7 @@ def learned_by_hand(r: Recipe) -> tuple[dict[str, torch.Tensor], dict[str, torch
 
 CASES = {
     "plain": {},
-    "momentum": {"opt": "momentum"},
+    "momentum": {"opt": "momentum", "momentum": 0.6},
     "weight decay": {"weight_decay": 0.3},
     "decay of all": {"weight_decay": 0.3, "decay_all": True},
     "label smoothing": {"label_smoothing": 0.4},
