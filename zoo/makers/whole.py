@@ -66,6 +66,7 @@ class WholeNumbers(nn.Module):
     def _apply(self, fn, recurse=True):
         if not self._buffers[self._name].is_meta:
             self.whole()
+        self._buffers["fingerprint"] = None  # made anew, in its own type and from whatever is there then
         super()._apply(fn, recurse)
         self._note()
         return self
