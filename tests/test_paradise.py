@@ -16,6 +16,7 @@ from golden import load_golden
 from testers import FamilyTester
 from zoo.errors import WeightError, ZooError
 from zoo.layers.attention import Cbam, GatherConv, GatherExcite, SqueezeExcite
+from zoo.layers.batch_norm import to_plain_bn
 from zoo.layers.paradise import (
     BRANCHES,
     BranchGate,
@@ -24,7 +25,6 @@ from zoo.layers.paradise import (
     PDBConv2d,
     approximate_static,
     branch_names,
-    to_plain_bn,
 )
 from zoo.models import create_reference, load_reference
 from zoo.models.attention_resnet import AttentionResNet

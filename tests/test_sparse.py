@@ -15,7 +15,6 @@ import zoo
 from golden import load_golden
 from protocol import randomise
 from testers import FamilyTester
-from zoo.density import density_report
 from zoo.makers import is_made, learned_of, make_weight, maker_of
 from zoo.makers.masked import MaskedWeight, entries_on
 from zoo.makers.tied import TiedWeight
@@ -24,6 +23,7 @@ from zoo.models._wide_resnet import WideResNet
 from zoo.models.sparse_mlp import SparseMlp
 from zoo.models.sparse_resnet import SparseResNet
 from zoo.models.sparse_wrn import SparseWideResNet
+from zoo.reparam.counts import density_report
 
 FOLDER = Path(__file__).parent / "golden" / "sparse"
 GOLDEN = sorted(FOLDER.glob("*.safetensors"))

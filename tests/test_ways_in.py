@@ -215,4 +215,4 @@ def test_counts_of_a_network_that_runs_a_layer_twice():
     assert counts["inference"] == 2 * (kernels + biases) + head
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert zoo.counting.count_macs(zoo.create_model("lrunet2_100"), (3, 32, 32)) == 5_515_264
+        assert zoo.reparam.counts.count_macs(zoo.create_model("lrunet2_100"), (3, 32, 32)) == 5_515_264

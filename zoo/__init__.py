@@ -5,7 +5,6 @@ each weight's sha256 checked against the manifest.
 """
 
 from . import language
-from .density import density_report
 from .errors import DataError, HashMismatchError, UnknownNameError, WeightError, ZooError
 from .layers.paradise import approximate_static
 from .models import create_reference, load_reference
@@ -14,6 +13,7 @@ from .reparam import (
     EquivalenceRecord,
     Expansion,
     count_parameters,
+    density_report,
     equivalence_record,
     expand,
     load_collapsed,

@@ -4,10 +4,9 @@ from typing import Any
 
 import torch
 
-from .counting import count_macs
-from .density import density_report
 from .registry import create_model, family_of
-from .reparam import count_parameters
+from .reparam import count_parameters, density_report
+from .reparam.counts import count_macs
 from .weights.manifest import SAME_FUNCTION, hub_source, warm_start_cfg, warm_starts, weights
 from .weights.warm_start import pin
 

@@ -13,8 +13,11 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..errors import UnknownNameError, ZooError
+from ..precision import full_precision, same_format
+from .batch_norm import folded_tensors
 
 BRANCHES = ("standard1", "standard2", "skeleton", "group")
 """Names of the branches, in the order of the gate."""
@@ -65,14 +68,20 @@ class ConvBranch(nn.Module):
         """(batch, in_channels, height, width) -> (batch, out_channels, height / stride, width / stride)."""
         return self.bn(self.conv(x))
 
-    @torch.no_grad()
+    @full_precision()
     def fold(self) -> tuple[Tensor, Tensor]:
-        """Eval mode's equal as a dense 3x3 kernel (out, in, 3, 3) and a bias (out,), both float64."""
-        bn = self.bn
-        scale = bn.weight.double() / torch.sqrt(bn.running_var.double() + bn.eps)
-        kernel = _densify(self.conv.weight.double() * scale[:, None, None, None], self.conv.groups)
-        pad_y, pad_x = ((3 - side) // 2 for side in self.conv.kernel_size)
-        return F.pad(kernel, (pad_x, pad_x, pad_y, pad_y)), bn.bias.double() - bn.running_mean.double() * scale
+        """Eval mode's equal as a dense 3x3 kernel (out, in, 3, 3) and a bias (out,), both float64.
+
+        Raises:
+            ZooError: If the convolution or batch norm was changed to one that is no 3x3 convolution with bias.
+        """
+        conv, sides = self.conv, self.conv.kernel_size
+        padding = (sides[0] // 2, sides[1] // 2)
+        if (conv.padding, conv.padding_mode, conv.dilation) != (padding, "zeros", (1, 1)):
+            raise ZooError(f"This branch is no part of a 3x3 convolution: {conv}.")
+        kernel, bias = folded_tensors(conv, self.bn)
+        pad_y, pad_x = ((3 - side) // 2 for side in sides)
+        return F.pad(_densify(kernel, conv.groups), (pad_x, pad_x, pad_y, pad_y)), bias
 
 
 class SkeletonBranch(nn.Module):
@@ -136,10 +145,10 @@ class PDAConv2d(nn.Module):
             y = y + branch(x)
         return y
 
-    def batch_norms(self, *names: str) -> list[nn.BatchNorm2d]:
-        """The batch norms of the named branches, or of all."""
+    def batch_norms(self, *names: str) -> list[_BatchNorm]:
+        """The batch norms of the named branches, or of all; synchronised ones too."""
         chosen = [self.branches[name] for name in names or self.branches]
-        return [m for branch in chosen for m in branch.modules() if isinstance(m, nn.BatchNorm2d)]
+        return [m for branch in chosen for m in branch.modules() if isinstance(m, _BatchNorm)]
 
     def fold(self) -> tuple[Tensor, Tensor]:
         """Dense kernels (branches, out, in, 3, 3) and biases (branches, out) of the branches in eval mode, float64."""
@@ -149,8 +158,17 @@ class PDAConv2d(nn.Module):
     def fuse(self) -> nn.Module:
         """One 3x3 ``nn.Conv2d`` with bias: the same function in eval mode."""
         kernels, biases = self.fold()
-        like = next(self.parameters())
-        return _conv(kernels.sum(0), biases.sum(0), self.stride, like).train(self.training)
+        conv = _conv(kernels.sum(0), biases.sum(0), self.stride, self._kernel())
+        return self._in_mode_of_branches(conv)
+
+    def _kernel(self) -> Tensor:
+        """A learned kernel, the widest there is, since one with a side or group of 1 has no memory format."""
+        return max((m.weight for m in self.branches.modules() if isinstance(m, nn.Conv2d)), key=Tensor.numel)
+
+    def _in_mode_of_branches(self, fused: nn.Module) -> nn.Module:
+        fused.weight.requires_grad_(any(p.requires_grad for p in self.branches.parameters() if p.dim() > 1))
+        fused.bias.requires_grad_(any(p.requires_grad for p in self.branches.parameters() if p.dim() == 1))
+        return fused.train(self.training)
 
 
 class BranchGate(nn.Module):
@@ -223,7 +241,7 @@ class PDBConv2d(PDAConv2d):
         kernels, biases = self.fold()
         like = self.gate.fc1.weight
         mixed = MixedConv2d(kernels.to(like), biases.to(like), self.stride, copy.deepcopy(self.gate))
-        return mixed.train(self.training)
+        return self._in_mode_of_branches(mixed)
 
     def approximate(self, gates: Tensor) -> nn.Conv2d:
         """The 3x3 convolution that every input with these gates, (branches,), would get."""
@@ -277,10 +295,6 @@ class MixedConv2d(nn.Module):
         kernels = self.weight.detach().double().unflatten(2, (self.in_channels, 3, 3))
         return _weighted_conv(kernels, self.bias.detach().double(), gates, self.stride, self.bias)
 
-    def macs(self, output: Tensor) -> int:
-        """Multiply-accumulates for one image of ``output``: the convolution and the mixing of its kernels."""
-        return self.weight[0].numel() * output[0, 0].numel() + self.weight.numel()
-
     def extra_repr(self) -> str:
         """Shape for ``print``."""
         branches = len(self.weight)
@@ -292,41 +306,14 @@ def _weighted_conv(kernels: Tensor, biases: Tensor, gates: Tensor, stride: int, 
     return _conv(torch.tensordot(gates, kernels, 1), gates @ biases, stride, like)
 
 
-@torch.no_grad()
+@full_precision()
 def _conv(kernel: Tensor, bias: Tensor, stride: int, like: Tensor) -> nn.Conv2d:
     """A 3x3 convolution of these tensors in the type, and on the device, of ``like``."""
     out_channels, in_channels = kernel.shape[:2]
-    conv = nn.Conv2d(in_channels, out_channels, 3, stride, 1, device=like.device, dtype=like.dtype)
-    conv.weight.copy_(kernel)
-    conv.bias.copy_(bias)
+    conv = nn.Conv2d(in_channels, out_channels, 3, stride, 1, device="meta")
+    conv.weight = nn.Parameter(same_format(kernel.to(like), like))
+    conv.bias = nn.Parameter(bias.to(like))
     return conv
-
-
-@torch.no_grad()
-def to_plain_bn(conv: nn.Conv2d) -> tuple[nn.Conv2d, nn.BatchNorm2d]:
-    """Split a convolution with bias into a bias-free one and a batch norm that adds the bias in eval mode.
-
-    So a folded network gets the keys of an unmodified ResNet: gain 1, shift b, mean 0, variance 1 - eps.
-    """
-    plain = nn.Conv2d(
-        conv.in_channels,
-        conv.out_channels,
-        conv.kernel_size,
-        conv.stride,
-        conv.padding,
-        conv.dilation,
-        conv.groups,
-        bias=False,
-        padding_mode=conv.padding_mode,
-        device=conv.weight.device,
-        dtype=conv.weight.dtype,
-    )
-    plain.weight.copy_(conv.weight)
-    bn = nn.BatchNorm2d(conv.out_channels, device=conv.weight.device, dtype=conv.weight.dtype)
-    bn.running_var.fill_(1 - bn.eps)
-    if conv.bias is not None:
-        bn.bias.copy_(conv.bias)
-    return plain.train(conv.training), bn.train(conv.training)
 
 
 @torch.no_grad()

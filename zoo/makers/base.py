@@ -5,9 +5,13 @@ even that. A cache would have to notice every way in which a learned tensor can 
 wrong network without an error.
 """
 
+import copy
+
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
+
+from ..precision import full_precision, same_format
 
 
 def make_weight(layer: nn.Module, maker: nn.Module, name: str = "weight", start: Tensor | None = None) -> nn.Module:
@@ -81,24 +85,33 @@ def set_learned(layer: nn.Module, value: Tensor, name: str = "weight") -> None:
     learned_of(layer, name).copy_(value)
 
 
-@torch.no_grad()
+@full_precision()
 def plain_layer(layer: nn.Module) -> nn.Module:
     """A new layer of the ordinary class with the made tensors as its own parameters; ``layer`` stays as it is.
 
+    The tensors are contiguous (or channels-last), with a storage of their own; one made from frozen parameters is
+    frozen. Hooks are not copied.
+
     ``torch.nn.utils.parametrize.remove_parametrizations`` is not used: on a deep copy it also breaks the original,
     whose class the copy shares.
+
+    Args:
+        layer: A layer with one or more made tensors, by a maker of this package or by torch's own parametrizations.
     """
-    made = dict(layer.parametrizations)
     cls = type(layer).__mro__[1]  # the class before torch added the parametrization
     plain = cls.__new__(cls)
     nn.Module.__init__(plain)
     plain.__dict__.update({key: value for key, value in vars(layer).items() if key not in vars(plain)})  # not the hooks
-    plain.train(layer.training)
-    for name in made:
-        plain.register_parameter(name, nn.Parameter(getattr(layer, name).detach().clone()))
-    for name, parameter in layer.named_parameters(recurse=False):
-        plain.register_parameter(name, nn.Parameter(parameter.detach().clone(), parameter.requires_grad))
-    for name in ("weight", "bias"):
-        if not hasattr(plain, name):
-            plain.register_parameter(name, None)
+    plain.training = layer.training
+    for name, made in layer.parametrizations.items():
+        kernel = getattr(layer, name)
+        trained = any(parameter.requires_grad for parameter in made.parameters())
+        plain.register_parameter(name, nn.Parameter(same_format(kernel, kernel), trained))
+    for name, parameter in layer._parameters.items():
+        plain.register_parameter(name, copy.deepcopy(parameter))
+    for name, buffer in layer._buffers.items():
+        plain.register_buffer(name, copy.deepcopy(buffer), name not in layer._non_persistent_buffers_set)
+    for name, module in layer.named_children():
+        if module is not layer.parametrizations:
+            plain.add_module(name, copy.deepcopy(module))
     return plain

@@ -1,9 +1,15 @@
 """timm's ResNet built from plain values, with the two forms timm lacks: other widths, and a stem for small images."""
 
+import re
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+import torch
 from timm.models import BasicBlock, Bottleneck, ResNet
 from torch import nn
 
 from ..errors import ZooError
+from ._same_function import first_difference
 
 DEPTHS = {
     18: (BasicBlock, (2, 2, 2, 2)),
@@ -75,3 +81,58 @@ class PlainResNet(ResNet):
     def residual_blocks(self) -> list[BasicBlock | Bottleneck]:
         """The residual blocks in order of execution."""
         return [*self.layer1, *self.layer2, *self.layer3, *self.layer4]
+
+
+@dataclass(frozen=True)
+class ResNetForm:
+    """Which plain ResNet has the tensors of a state dict; the arguments of :class:`PlainResNet`."""
+
+    depth: int
+    width: float
+    small_images: bool
+    num_classes: int
+    in_chans: int
+
+    @property
+    def stock_name(self) -> str | None:
+        """The name that timm and torchvision have for this form, or None."""
+        return f"resnet{self.depth}" if self.width == 1 and not self.small_images else None
+
+    @property
+    def label(self) -> str:
+        """The name in messages."""
+        return f"stock {self.stock_name}" if self.stock_name else f"plain resnet{self.depth}"
+
+
+def resnet_form(model: nn.Module, ignore: Callable[[str], bool] = lambda key: False) -> ResNetForm:
+    """Read depth, width and stem of a plain ResNet off a network's tensors.
+
+    Only names and shapes are read; whether the network computes what a plain one does is another question.
+
+    Args:
+        model: A network with the tensors of a plain ResNet.
+        ignore: Says which names of tensors do not matter.
+
+    Raises:
+        ZooError: If it has other tensors; with what differs from the ResNet that comes closest.
+    """
+    state = {key: value for key, value in model.state_dict().items() if not ignore(key)}
+    blocks = {match[0] for match in (re.match(r"layer[1-4]\.\d+\.", key) for key in state) if match}
+    layers = tuple(sum(block.startswith(f"layer{i}.") for block in blocks) for i in (1, 2, 3, 4))
+    bottleneck = any(key.startswith("layer1.0.conv3") for key in state)
+    known = [d for d, (block, n) in DEPTHS.items() if n == layers and (block is Bottleneck) == bottleneck]
+    if not known:
+        raise ZooError(f"{type(model).__name__} is no ordinary ResNet-18, 34, 50, 101 or 152, the stock ones.")
+    stem, classifier = state.get("conv1.weight"), state.get("fc.weight", ())
+    if stem is None:
+        form = ResNetForm(known[0], 1, False, len(classifier), 3)
+    else:
+        form = ResNetForm(known[0], len(stem) / 64, stem.shape[-1] == 3, len(classifier), stem.shape[1])
+    pattern = re.compile(r"(layer[1-4]\.\d+\.)?(conv[1-3]|bn[1-3]|downsample\.[01]|fc)\.\w+")
+    odd = [key for key in state if not pattern.fullmatch(key)]
+    if stem is None or odd:
+        with torch.device("meta"):
+            plain = PlainResNet(**asdict(form))
+        told = first_difference(model, plain, form.label) or (f"it has {odd[0]}" if odd else "it has no conv1.weight")
+        raise ZooError(f"This {type(model).__name__} is no {form.label}: {told}.")
+    return form

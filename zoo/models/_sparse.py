@@ -4,7 +4,6 @@ Paper: H. Mostafa and X. Wang, "Parameter efficient training of deep convolution
 reparameterization", ICML 2019, https://arxiv.org/abs/1902.05967.
 """
 
-import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -15,8 +14,11 @@ from torch import Tensor, nn
 
 from ..errors import WeightError, ZooError
 from ..makers import is_made, learned_of, make_weight, maker_of
+from ..makers.hooks import copy_of
 from ..makers.masked import UNITS, MaskedWeight, check_sparsity, check_unit, entries_on, mask_shape
 from ..makers.tied import TiedWeight
+from ..precision import full_precision
+from ._same_function import SIZES, check_same_function
 
 _KEYS = {"0.mask": "mask", "0.index": "weight_alloc"}
 
@@ -25,16 +27,18 @@ class SparseNet(ABC):
     """Base of the sparse networks, beside ``nn.Module``.
 
     Attributes:
-        sparsity: Nominal sparsity of the sparse layers; see :func:`zoo.density.density_report` for the true one.
+        sparsity: Nominal sparsity of the sparse layers; see :func:`zoo.density_report` for the true one.
         fc_sparsity: The same of the linear layers among them.
         sparse_unit: What a mask entry switches, or what is tied.
         reparam: ``sparse`` or ``tied``.
+        compared_sizes: Of images on which a plain network is compared before it is made sparse.
     """
 
     sparsity: float
     fc_sparsity: float
     sparse_unit: str
     reparam: str
+    compared_sizes: Sequence[tuple[int, int]] = SIZES
     classifier_parts: tuple[str, ...] = ()
 
     @abstractmethod
@@ -239,7 +243,7 @@ def erk_counts(
     return counts
 
 
-@torch.no_grad()
+@full_precision()
 def sparse_from_plain(
     model: nn.Module,
     sparsity: float,
@@ -285,40 +289,16 @@ def _dense_copy(model: nn.Module, kwargs: Mapping[str, Any]) -> nn.Module:
     if isinstance(model, SparseNet):
         if kwargs:
             raise ZooError(f"{type(model).__name__} is a sparse network already: build it with {', '.join(kwargs)}.")
-        return copy.deepcopy(model)
+        return copy_of(model)
     state = model.state_dict()
     for cls in SparseNet.__subclasses__():
         arguments = cls.plain_arguments(state)
         if arguments is None:
             continue
         network = cls(**{**arguments, "sparsity": 0.0, **kwargs})
-        own = network.state_dict()
-        wrong = sorted(
-            n for n in own.keys() | state.keys() if n not in own or n not in state or own[n].shape != state[n].shape
-        )
-        if wrong:
-            raise ZooError(f"This {type(model).__name__} is not a plain {cls.__name__}: {', '.join(wrong[:4])} differ.")
-        network.load_state_dict(state)
         parameter = next(model.parameters())
         network = network.to(parameter.device, parameter.dtype).train(model.training)
-        _check_same(model, network, arguments["in_chans"])
+        check_same_function(model, network, f"plain {cls.__name__}", arguments["in_chans"], cls.compared_sizes)
         return network
     classes = ", ".join(cls.__name__ for cls in SparseNet.__subclasses__())
     raise ZooError(f"{type(model).__name__} has no sparse form here: it needs the layers of one of {classes}.")
-
-
-def _check_same(model: nn.Module, network: nn.Module, channels: int) -> None:
-    """Equal keys do not make equal functions: activations, poolings and strides have no keys."""
-    parameter = next(model.parameters())
-    x = torch.randn(2, channels, 28, 28, generator=torch.Generator().manual_seed(0)).to(parameter)
-    outputs = []
-    for net in (model, network):
-        training = net.training
-        outputs.append(net.eval()(x).double())
-        net.train(training)
-    expected, found = outputs
-    if expected.shape != found.shape or (expected - found).abs().max() > 0.01 * expected.abs().max():
-        raise ZooError(
-            f"This {type(model).__name__} has the tensors of a plain {type(network).__name__} but computes something "
-            "else with them (another activation, pooling or stride): start from the ordinary network."
-        )

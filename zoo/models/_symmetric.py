@@ -1,14 +1,14 @@
 """Putting symmetric makers on the convolutions of a residual network."""
 
-import copy
-
 import torch
 from timm.models.resnet import ResNet
 from torch import nn
 
 from ..errors import ZooError
 from ..makers.base import is_made, maker_of, set_learned
+from ..makers.hooks import copy_of
 from ..makers.symmetric import check_type, make_symmetric
+from ..precision import full_precision
 
 SCOPES = ("second", "square", "all")
 
@@ -69,7 +69,7 @@ def redraw_made(model: nn.Module, mode: str) -> None:
             set_learned(layer, maker_of(layer).select(kernel))
 
 
-@torch.no_grad()
+@full_precision()
 def symmetric_from_plain(
     model: nn.Module, symm_type: str = "tri", scope: str = "second", rank: int | str | None = None
 ) -> tuple[nn.Module, float]:
@@ -89,7 +89,7 @@ def symmetric_from_plain(
     Raises:
         ZooError: If the network has no such convolution, a type does not fit, or a kernel is already made.
     """
-    model = copy.deepcopy(model)
+    model = copy_of(model)
     convs = block_convs(model, scope, symm_type)
     if made := [name for name, conv in convs.items() if is_made(conv)]:
         raise ZooError(f"{made[0]} is made already; call zoo.reparameterize on the network first.")

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from ..errors import ZooError
 from ..layers import interleave_halves, repeat_channels, require_map
+from ..layers.batch_norm import affine
 from ._reference import register_reference, rename
 from ._register import register
 from ._staged import StagedNet
@@ -52,9 +53,20 @@ class ReuseBlock(nn.Module):
                 x = interleave_halves(x, swap=True)
         return x
 
-    def unrolled(self) -> "UnrolledBlock":
-        """The same function with kernels of its own for every run."""
-        return UnrolledBlock(self)
+    def fuse(self, batch_norm: str = "keep", reuse: str = "shared") -> nn.Module:
+        """The same function in eval mode, as a new module.
+
+        Args:
+            batch_norm: ``fold`` makes each batch norm one scale and bias per channel; ``keep``.
+            reuse: ``unroll`` gives kernels of its own to every run; ``shared``.
+        """
+        if reuse == "unroll":
+            return UnrolledBlock(self)
+        block = copy.deepcopy(self)
+        if batch_norm == "fold":
+            block.dw_bns = nn.ModuleList(map(affine, block.dw_bns))
+            block.pw_bns = nn.ModuleList(map(affine, block.pw_bns))
+        return block
 
 
 class UnrolledBlock(nn.Module):
@@ -66,6 +78,7 @@ class UnrolledBlock(nn.Module):
         for dw_bn, pw_bn in zip(block.dw_bns, block.pw_bns, strict=True):
             layers = {"dw": block.dw, "dw_bn": dw_bn, "pw": block.pw, "pw_bn": pw_bn}
             self.steps.append(nn.Sequential(OrderedDict((k, copy.deepcopy(v)) for k, v in layers.items())))
+        self.train(block.training)
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, P, height, width) -> the same shape."""

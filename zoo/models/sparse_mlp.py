@@ -53,6 +53,8 @@ class SparseMlp(SparseNet, nn.Module):
 
     classifier_parts = ("fc3.parametrizations", "bn3")
 
+    compared_sizes = ((_SIDE, _SIDE),)
+
     def __init__(
         self,
         sparsity: float = 0.9,

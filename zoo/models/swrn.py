@@ -15,8 +15,11 @@ from torch import Tensor, nn
 from ..errors import WeightError, ZooError
 from ..layers.sharing import coefficient_names, name_banks, share_weights, sharing_groups
 from ..makers.base import is_made
+from ..makers.hooks import copy_of
+from ..precision import full_precision
 from ._reference import register_reference, rename
 from ._register import register
+from ._same_function import check_same_function
 from ._wide_resnet import BasicBlock, WideResNet
 
 __all__ = ["SharedWideResNet", "swrn_from_plain"]
@@ -141,7 +144,7 @@ def _three(bank_size: int | Sequence[int]) -> Sequence[int]:
     return sizes
 
 
-@torch.no_grad()
+@full_precision()
 def swrn_from_plain(model: WideResNet) -> SharedWideResNet:
     """An SWRN that computes exactly what a plain wide residual network computes.
 
@@ -152,8 +155,9 @@ def swrn_from_plain(model: WideResNet) -> SharedWideResNet:
         model: ``wrn``, or any other network of its form whose kernels are ordinary parameters.
 
     Raises:
-        ZooError: If it has another form.
+        ZooError: If it has another form, or computes another function than the ``wrn`` with its tensors.
     """
+    model = copy_of(model)
     shared = _swrn_of_form(model)
     state, plain = shared.state_dict(), model.state_dict()
     for group in sharing_groups(shared):
@@ -161,9 +165,6 @@ def swrn_from_plain(model: WideResNet) -> SharedWideResNet:
         state[f"{group.name}.templates"] = kernels
         rows = torch.eye(len(kernels))
         state.update({f"{name}.parametrizations.weight.original": rows[i] for i, name in enumerate(group.convs)})
-    extra = [name for name in plain if name not in state]
-    if extra:
-        raise ZooError(f"An SWRN has no {extra[0]}.")
     shared.load_state_dict({**state, **plain})
     return shared.train(model.training)
 
@@ -176,19 +177,19 @@ def _swrn_of_form(model: WideResNet) -> SharedWideResNet:
     made = [name for name, module in model.named_modules() if is_made(module)]
     if made:
         raise ZooError(f"{made[0]} does not have an ordinary kernel: reparameterize the network first.")
-    blocks = len(model.stages[0])
-    shared = SharedWideResNet(
-        6 * blocks + 4,
-        model.stages[0][0].conv2.out_channels // 16,
-        2 * (blocks - 1),
-        model.num_classes,
-        model.stem.conv.in_channels,
-        drop_rate=model.stages[0][0].drop.p,
-        global_pool=model.head.global_pool.pool_type,
-    )
+    blocks, width = len(model.stages[0]), model.stages[0][0].conv2.out_channels // 16
+    arguments = {
+        "num_classes": model.num_classes,
+        "in_chans": model.stem.conv.in_channels,
+        "drop_rate": model.stages[0][0].drop.p,
+        "global_pool": model.head.global_pool.pool_type,
+    }
+    shared = SharedWideResNet(6 * blocks + 4, width, 2 * (blocks - 1), **arguments)
     widths = [[stage[0].conv2.out_channels for stage in network.stages] for network in (shared, model)]
     if widths[0] != widths[1]:
         raise ZooError(f"An SWRN has stages of widths {widths[0]}, not {widths[1]}.")
+    plain = SharedWideResNet(6 * blocks + 4, width, None, **arguments).to(model.stem.conv.weight)
+    check_same_function(model, plain, f"wrn_{6 * blocks + 4}_{width}", arguments["in_chans"], ((32, 32), (37, 29)))
     return shared.to(model.stem.conv.weight)
 
 

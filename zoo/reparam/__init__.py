@@ -2,7 +2,7 @@
 
 from .collapse import reparameterize
 from .collapsed import load_collapsed
-from .count import count_parameters
+from .counts import count_parameters, density_report
 from .expand import Expansion, expand
 from .record import EquivalenceRecord, equivalence_record
 from .stock import to_stock
@@ -11,6 +11,7 @@ __all__ = [
     "EquivalenceRecord",
     "Expansion",
     "count_parameters",
+    "density_report",
     "equivalence_record",
     "expand",
     "load_collapsed",

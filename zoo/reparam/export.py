@@ -3,26 +3,39 @@
 import copy
 import io
 import json
+import math
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
 from safetensors.torch import load
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from ..errors import UnknownNameError, ZooError
 from ..extras import require
 from ..files import write_atomically
+from ..outputs import gap_of, largest, outputs_of, placed
+from ..precision import full_precision
 from ..weights.convert import safetensors_bytes
 from .collapse import reparameterize
-from .record import EquivalenceRecord, equivalence_record, input_size_of
+from .record import EquivalenceRecord, equivalence_record, random_images
 
 FORMATS = {"safetensors": ".safetensors", "onnx": ".onnx", "torch-export": ".pt2"}
 _TOLERANCE = 1e-3  # of the largest score: float32 sums in another order, over up to 150 layers
 
 
-@torch.no_grad()
-def export(model: nn.Module, path: str | Path, form: str, name: str = "", **options: str) -> EquivalenceRecord:
-    """Collapse a network, write it, read the file back and compare its scores with the original's.
+@full_precision()
+def export(
+    model: nn.Module,
+    path: str | Path,
+    form: str,
+    name: str = "",
+    input_size: tuple[int, int, int] | None = None,
+    example: Tensor | None = None,
+    **options: str,
+) -> EquivalenceRecord:
+    """Collapse a network, write it, read the file back and compare its outputs with the original's.
 
     Args:
         model: Network in eval mode.
@@ -30,6 +43,8 @@ def export(model: nn.Module, path: str | Path, form: str, name: str = "", **opti
         form: ``safetensors`` (tensors, with the record in the metadata), ``onnx`` or ``torch-export``; the last two
             take batches of any size.
         name: Goes into the metadata.
+        input_size: (channels, height, width) of its images, if the network's configuration does not say it.
+        example: Inputs (batch, ...), at least two, to trace and compare with in place of random images.
         **options: As :func:`reparameterize`.
 
     Returns:
@@ -42,19 +57,14 @@ def export(model: nn.Module, path: str | Path, form: str, name: str = "", **opti
     if form not in FORMATS:
         raise UnknownNameError(f"Unknown format {form!r}: choose one of {', '.join(FORMATS)}.")
     plain = reparameterize(model, **options)
-    record = equivalence_record(model, plain)
-    images = torch.randn(4, *input_size_of(model), generator=torch.Generator().manual_seed(1))
-    images = images.to(next(model.parameters()))
-    if form == "safetensors":
-        content, scores = _safetensors(plain, images, name, record)
-    elif form == "onnx":
-        content, scores = _onnx(plain, images)
-    else:
-        content, scores = _torch_export(plain, images)
-    expected = model(images)
-    gap = (scores.double() - expected.double()).abs().max() / expected.double().abs().max().clamp_min(1e-12)
+    record = equivalence_record(model, plain, input_size=input_size, example=example)
+    inputs = placed(model, random_images(model, 4, 1, input_size) if example is None else example)
+    write = {"safetensors": _safetensors, "onnx": _onnx, "torch-export": _torch_export}[form]
+    content, found = write(plain, inputs, {"name": name, "equivalence": json.dumps(record.to_dict())})
+    expected = outputs_of(model, inputs)
+    gap = largest([gap_of(a, b)[1] if a.shape == b.shape else math.nan for a, b in zip(expected, found, strict=True)])
     if not gap <= _TOLERANCE:
-        raise ZooError(f"The {form} file would differ from {name or 'the model'} by {gap:.1e} of the largest score.")
+        raise ZooError(f"The {form} file would differ from {name or 'the model'} by {gap:.1e} of the largest output.")
     try:
         write_atomically(content, Path(path))
     except OSError as error:
@@ -62,43 +72,55 @@ def export(model: nn.Module, path: str | Path, form: str, name: str = "", **opti
     return record
 
 
-def _safetensors(plain: nn.Module, images: Tensor, name: str, record: EquivalenceRecord) -> tuple[bytes, Tensor]:
-    metadata = {"format": "pt", "name": name, "form": "collapsed", "equivalence": json.dumps(record.to_dict())}
+def _safetensors(plain: nn.Module, inputs: Tensor, facts: dict[str, str]) -> tuple[bytes, list[Tensor]]:
     state = {key: tensor.contiguous() for key, tensor in plain.state_dict().items()}
-    content = safetensors_bytes(state, metadata)
+    content = safetensors_bytes(state, {"format": "pt", "form": "collapsed", **facts})
     restored = copy.deepcopy(plain)
     for tensor in [*restored.parameters(), *restored.buffers()]:
         tensor.zero_()
     restored.load_state_dict(load(content), strict=True)
-    return content, restored(images)
+    return content, outputs_of(restored, inputs)
 
 
-def _onnx(plain: nn.Module, images: Tensor) -> tuple[bytes, Tensor]:
+def _onnx(plain: nn.Module, inputs: Tensor, _: dict[str, str]) -> tuple[bytes, list[Tensor]]:
     for module in ("onnx", "onnxscript", "onnxruntime"):
         require(module, "export")
-    batch = torch.export.Dim("batch", min=1)
     program = torch.onnx.export(
         plain,
-        (images,),
+        (inputs,),
         dynamo=True,
         verbose=False,
         input_names=["images"],
-        output_names=["scores"],
-        dynamic_shapes=({0: batch},),
+        output_names=_output_names(plain(inputs)),
+        dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
     )
     buffer = io.BytesIO()
     program.save(buffer)
     session = require("onnxruntime", "export").InferenceSession(buffer.getvalue(), providers=["CPUExecutionProvider"])
-    parts = [session.run(None, {"images": part.cpu().numpy()})[0] for part in images.split([1, len(images) - 1])]
-    return buffer.getvalue(), torch.cat([torch.from_numpy(part) for part in parts]).to(images.device)
+    return buffer.getvalue(), _in_parts(
+        lambda part: [torch.from_numpy(a) for a in session.run(None, {"images": part.cpu().numpy()})], inputs
+    )
 
 
-def _torch_export(plain: nn.Module, images: Tensor) -> tuple[bytes, Tensor]:
+def _output_names(outputs: Tensor | Sequence | Mapping) -> list[str]:
+    if isinstance(outputs, Tensor):
+        return ["scores"]
+    if isinstance(outputs, Mapping) and all(isinstance(value, Tensor) for value in outputs.values()):
+        return [str(key) for key in outputs]
+    return [f"output_{i}" for i in range(len(tree_leaves(outputs)))]
+
+
+def _torch_export(plain: nn.Module, inputs: Tensor, _: dict[str, str]) -> tuple[bytes, list[Tensor]]:
     program = torch.export.export(
-        plain, (images,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},), strict=False
+        plain, (inputs,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},), strict=False
     )
     buffer = io.BytesIO()
     torch.export.save(program, buffer)
     restored = torch.export.load(io.BytesIO(buffer.getvalue())).module()
-    parts = [restored(part) for part in images.split([1, len(images) - 1])]
-    return buffer.getvalue(), torch.cat(parts)
+    return buffer.getvalue(), _in_parts(lambda part: tree_leaves(restored(part)), inputs)
+
+
+def _in_parts(run: Callable[[Tensor], list[Tensor]], inputs: Tensor) -> list[Tensor]:
+    """The outputs for one input and for the others, joined: two sizes of batch, neither that of the export."""
+    parts = [run(part) for part in (inputs[:1], inputs[1:]) if len(part)]
+    return [torch.cat(outputs) for outputs in zip(*parts, strict=True)]

@@ -1,73 +1,29 @@
-"""Folding of batch norms into the convolutions before them, in float64."""
+"""Which batch norms of a network can be folded into the layers before them, read off its traced graph."""
+
+import operator
 
 import torch
 import torch.fx
 from torch import Tensor, nn
 
 from ..errors import ZooError
+from ..layers.batch_norm import CONV_NORMS, fold_into
 
-_CONVS = (nn.Conv2d, nn.Linear)
-_NORMS = (nn.BatchNorm2d, nn.BatchNorm1d)
-
-
-def scale_and_shift(bn: nn.modules.batchnorm._BatchNorm) -> tuple[Tensor, Tensor]:
-    """What a batch norm does in eval mode: ``y = scale * x + shift`` per channel, in float64.
-
-    Raises:
-        ZooError: If it has no running statistics, so that its function depends on the batch.
-    """
-    if bn.running_mean is None or bn.running_var is None:
-        raise ZooError("A batch norm without running statistics cannot be folded: it has no fixed function.")
-    gain = torch.ones_like(bn.running_var) if bn.weight is None else bn.weight
-    bias = torch.zeros_like(bn.running_mean) if bn.bias is None else bn.bias
-    scale = gain.double() / torch.sqrt(bn.running_var.double() + bn.eps)
-    return scale.detach(), (bias.double() - bn.running_mean.double() * scale).detach()
+_NORMS = {nn.Conv2d: CONV_NORMS, nn.Linear: (nn.BatchNorm1d, nn.SyncBatchNorm)}
+"""Classes of layers, and of the batch norms that are folded into each; not their subclasses, which may do more."""
 
 
-def fold_into(layer: nn.Conv2d | nn.Linear, bn: nn.Module) -> nn.Module:
-    """A new layer with bias that computes ``bn(layer(x))`` in eval mode."""
-    scale, shift = scale_and_shift(bn)
-    weight = layer.weight.double() * scale.view(-1, *[1] * (layer.weight.dim() - 1))
-    bias = shift if layer.bias is None else shift + scale * layer.bias.double()
-    if isinstance(layer, nn.Linear):
-        folded: nn.Module = nn.Linear(layer.in_features, layer.out_features, device="meta")
-    else:
-        folded = nn.Conv2d(
-            layer.in_channels,
-            layer.out_channels,
-            layer.kernel_size,
-            layer.stride,
-            layer.padding,
-            layer.dilation,
-            layer.groups,
-            padding_mode=layer.padding_mode,
-            device="meta",
-        )
-    folded.weight = nn.Parameter(weight.to(layer.weight.dtype))
-    folded.bias = nn.Parameter(bias.to(layer.weight.dtype))
-    return folded.eval()
-
-
-def affine(bn: nn.Module) -> nn.Module:
-    """A batch norm's function in eval mode as a 1x1 depthwise convolution: one scale and one bias per channel.
-
-    Anything else, such as what an earlier call returned, stays as it is.
-    """
-    if not isinstance(bn, nn.BatchNorm2d):
-        return bn
-    scale, shift = scale_and_shift(bn)
-    channels = bn.num_features
-    layer = nn.Conv2d(channels, channels, 1, groups=channels, device="meta")
-    layer.weight = nn.Parameter(scale.view(-1, 1, 1, 1).to(bn.running_mean.dtype))
-    layer.bias = nn.Parameter(shift.to(bn.running_mean.dtype))
-    return layer.eval()
+class _Tracer(torch.fx.Tracer):
+    def is_leaf_module(self, module: nn.Module, name: str) -> bool:
+        return type(module) in CONV_NORMS or super().is_leaf_module(module, name)
 
 
 def fold_batch_norms(model: nn.Module) -> None:
     """Fold, in place, each batch norm whose only input is a convolution or linear layer that nothing else reads.
 
-    Which those are is read off the traced graph, so that the order in which modules were created does not matter; a
-    layer that is used several times keeps its batch norms. A folded batch norm becomes ``nn.Identity``.
+    Which those are is read off the traced graph, so that the order in which modules were created does not matter. A
+    batch norm stays where the layer or the batch norm is used several times or carries hooks, and where it normalises
+    by its batch. A folded batch norm becomes ``nn.Identity``.
 
     Args:
         model: In eval mode, of plain layers.
@@ -76,34 +32,74 @@ def fold_batch_norms(model: nn.Module) -> None:
         ZooError: If torch.fx cannot trace the model.
     """
     try:
-        graph = torch.fx.symbolic_trace(model).graph
+        graph = _Tracer().trace(model)
     except Exception as error:  # a model of the user's own can fail in any way
         raise ZooError(
-            f"The model cannot be traced to find which batch norm follows which convolution ({error}): reparameterize "
-            "the part that can, or keep the batch norms."
+            f"The model cannot be traced to find which batch norm follows which convolution "
+            f"({' '.join(str(error).split())[:200]}): reparameterize the part that can, or keep the batch norms."
         ) from None
-    modules = dict(model.named_modules(remove_duplicate=False))
+    names: dict[int, list[str]] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        names.setdefault(id(module), []).append(name)
     calls = [node for node in graph.nodes if node.op == "call_module"]
+    modules = {node: model.get_submodule(node.target) for node in calls}
     uses: dict[int, int] = {}
+    for module in modules.values():
+        uses[id(module)] = uses.get(id(module), 0) + 1
+    read = _read_directly(model, graph)
     for node in calls:
-        uses[id(modules[node.target])] = uses.get(id(modules[node.target]), 0) + 1
-    for node in calls:
-        bn = modules[node.target]
-        before = node.args[0] if node.args else None
-        if not isinstance(bn, _NORMS) or not isinstance(before, torch.fx.Node) or before.op != "call_module":
+        bn, before = modules[node], node.args[0] if len(node.args) == 1 else None
+        if not isinstance(before, torch.fx.Node) or before not in modules:
             continue
-        layer = modules[before.target]
-        once = uses[id(layer)] == 1 and uses[id(bn)] == 1 and len(before.users) == 1
-        if type(layer) not in _CONVS or not once:
+        layer = modules[before]
+        alone = len(before.users) == 1 and all(
+            uses[id(m)] == 1 and not _has_hooks(m) and read.isdisjoint(map(id, [*m.parameters(), *m.buffers()]))
+            for m in (layer, bn)
+        )
+        if not alone or not _fits(layer, bn):
             continue
-        set_module(model, before.target, fold_into(layer, bn))
-        set_module(model, node.target, nn.Identity())
+        folded = fold_into(layer, bn)
+        if isinstance(folded, nn.Linear):
+            folded.register_forward_pre_hook(_check_rows)
+        for module, new in ((layer, folded), (bn, nn.Identity())):
+            for name in names[id(module)]:
+                set_module(model, name, new)
 
 
-def set_module(root: nn.Module, name: str, module: nn.Module) -> nn.Module:
-    """Put a module at a dotted name and return the root, which is the module itself for the empty name."""
-    if not name:
-        return module
+def _fits(layer: nn.Module, bn: nn.Module) -> bool:
+    if type(bn) not in _NORMS.get(type(layer), ()) or bn.running_mean is None or bn.running_var is None:
+        return False
+    weight = layer.weight
+    ordinary = type(weight.data) is Tensor and weight.is_floating_point() and weight.device == bn.running_mean.device
+    return ordinary and len(bn.running_mean) == len(weight)
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
+def _read_directly(model: nn.Module, graph: torch.fx.Graph) -> set[int]:
+    """Ids of the tensors that the graph reads itself, or through a module that it hands to a function."""
+    found: set[int] = set()
+    for node in graph.nodes:
+        if node.op == "get_attr":
+            value = operator.attrgetter(node.target)(model)
+            found |= {
+                id(t) for t in ([*value.parameters(), *value.buffers()] if isinstance(value, nn.Module) else [value])
+            }
+    return found
+
+
+def _check_rows(layer: nn.Linear, inputs: tuple[Tensor, ...]) -> None:
+    """A batch norm after a linear layer normalises the second axis, which is the layer's only in (batch, features)."""
+    if inputs[0].dim() != 2:
+        raise ZooError(
+            f"A batch norm was folded into this linear layer, which is right for inputs (batch, features), not for "
+            f"{inputs[0].dim()} axes: keep the batch norms of this network."
+        )
+
+
+def set_module(root: nn.Module, name: str, module: nn.Module) -> None:
+    """Put a module at a dotted name."""
     parent, _, last = name.rpartition(".")
     root.get_submodule(parent)._modules[last] = module
-    return root

@@ -1,27 +1,29 @@
 """The equivalence record: in numbers, how equal two networks are, and what the second one costs."""
 
-import copy
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..counting import count_macs
 from ..errors import ZooError
+from ..makers.hooks import copy_of
+from ..outputs import gap_of, largest, outputs_of, placed
+from ..precision import full_precision
+from .counts import Cost, cost
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Scores of two networks on the same images.
+    """Outputs of two networks for the same inputs.
 
     Attributes:
-        input: ``random`` or what the caller called the images.
+        input: ``random``, ``example`` or ``real``.
         dtype: ``float64`` or ``float32``.
         n: Number of images.
-        max_absolute: Largest difference of a score.
-        max_relative: The same over the largest score.
-        top1_agreement: Percent of images with the same first guess.
+        max_absolute: Largest difference of an output.
+        max_relative: The same over the largest output; of several outputs, such as feature maps, that of the worst.
+        top1_agreement: Percent of images with the same first guess; None if no output is (images, classes).
     """
 
     input: str
@@ -29,22 +31,7 @@ class Difference:
     n: int
     max_absolute: float
     max_relative: float
-    top1_agreement: float
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What a network takes.
-
-    Attributes:
-        parameters: Learnable parameters, each tensor once.
-        macs: Multiply-accumulates of its convolution and linear layers for one image.
-        bytes: Parameters and buffers in their own data types.
-    """
-
-    parameters: int
-    macs: int
-    bytes: int
+    top1_agreement: float | None
 
 
 @dataclass(frozen=True)
@@ -60,57 +47,70 @@ class EquivalenceRecord:
         return asdict(self)
 
 
-@torch.no_grad()
+@full_precision()
 def equivalence_record(
-    before: nn.Module, after: nn.Module, real: Tensor | None = None, batch: int = 8, seed: int = 0
+    before: nn.Module,
+    after: nn.Module,
+    real: Tensor | None = None,
+    batch: int = 8,
+    seed: int = 0,
+    input_size: tuple[int, int, int] | None = None,
+    example: Tensor | None = None,
 ) -> EquivalenceRecord:
-    """Compare two networks in eval mode.
+    """Compare two networks in eval mode, whatever autocast surrounds the call.
 
     Args:
-        before: The first.
+        before: The first; it may return a tensor, or a list, tuple or dictionary of them.
         after: The second.
         real: Prepared images, to compare on these too.
         batch: Number of random images.
         seed: Of the random images.
+        input_size: (channels, height, width) of the random images; by default read off the first network.
+        example: Inputs (batch, ...) in place of random images.
 
     Returns:
         The record; both networks are as they were.
 
     Raises:
-        ZooError: If it is not known what images the networks take.
+        ZooError: If it is not known what images the networks take, or one cannot run on them.
     """
-    size = input_size_of(before)
-    random = torch.randn(batch, *size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    device = next(before.parameters()).device
+    first_name = "random" if example is None else "example"
+    if example is None:
+        example = random_images(before, batch, seed, input_size)
     differences = []
     for dtype in (torch.float64, torch.float32):
-        first, second = (copy.deepcopy(model).eval().to(dtype) for model in (before, after))
-        for name, images in (("random", random), ("real", real)):
-            if images is None:
-                continue
-            a, b = (model(images.to(device, dtype)).double() for model in (first, second))
-            gap = (a - b).abs().max().item()
-            differences.append(
-                Difference(
-                    input=name,
-                    dtype=str(dtype).removeprefix("torch."),
-                    n=len(images),
-                    max_absolute=gap,
-                    max_relative=gap / max(a.abs().max().item(), 1e-300),
-                    top1_agreement=100 * (a.argmax(1) == b.argmax(1)).double().mean().item(),
-                )
-            )
-    return EquivalenceRecord(tuple(differences), cost(before, size), cost(after, size))
+        first, second = (copy_of(model).eval().to(dtype) for model in (before, after))
+        for name, inputs in ((first_name, example), ("real", real)):
+            if inputs is not None:
+                a, b = outputs_of(first, inputs), outputs_of(second, inputs)
+                differences.append(_difference(name, dtype, len(inputs), a, b))
+    one = example[:1]
+    return EquivalenceRecord(tuple(differences), cost(before, placed(before, one)), cost(after, placed(after, one)))
 
 
-def cost(model: nn.Module, input_size: tuple[int, int, int]) -> Cost:
-    """What one network takes."""
-    tensors = [*model.parameters(), *model.buffers()]
-    return Cost(
-        parameters=sum(p.numel() for p in model.parameters()),
-        macs=count_macs(model, input_size),
-        bytes=sum(t.numel() * t.element_size() for t in tensors),
+def _difference(name: str, dtype: torch.dtype, n: int, a: list[Tensor], b: list[Tensor]) -> Difference:
+    if [x.shape for x in a] != [x.shape for x in b]:
+        shapes = [", ".join(str(tuple(x.shape)) for x in outputs) for outputs in (a, b)]
+        raise ZooError(f"The networks have outputs of other shapes: {shapes[0]} and {shapes[1]}.")
+    gaps = [gap_of(x, y) for x, y in zip(a, b, strict=True)]
+    same = [(x.argmax(1) == y.argmax(1)).double().mean() for x, y in zip(a, b, strict=True) if x.dim() == 2]
+    return Difference(
+        input=name,
+        dtype=str(dtype).removeprefix("torch."),
+        n=n,
+        max_absolute=largest([absolute for absolute, _ in gaps]),
+        max_relative=largest([relative for _, relative in gaps]),
+        top1_agreement=100 * torch.stack(same).mean().item() if same else None,
     )
+
+
+def random_images(
+    model: nn.Module, batch: int, seed: int = 0, input_size: tuple[int, int, int] | None = None
+) -> Tensor:
+    """Standard normal images of a network's size, float64 on the CPU, (batch, channels, height, width)."""
+    generator = torch.Generator("cpu").manual_seed(seed)
+    size = input_size or input_size_of(model)
+    return torch.randn(batch, *size, generator=generator, dtype=torch.float64, device="cpu")
 
 
 def input_size_of(model: nn.Module) -> tuple[int, int, int]:
@@ -122,8 +122,8 @@ def input_size_of(model: nn.Module) -> tuple[int, int, int]:
     cfg = getattr(model, "pretrained_cfg", None)
     if not cfg or "input_size" not in cfg:
         raise ZooError(
-            "It is not known what images this network takes: compare a network made by timm.create_model, or pass "
-            "one with a pretrained_cfg that has input_size."
+            "It is not known what images this network takes: give input_size=(channels, height, width), or inputs of "
+            "its own as example."
         )
     channels = next((m.in_channels for m in model.modules() if isinstance(m, nn.Conv2d)), cfg["input_size"][0])
     return (channels, *cfg["input_size"][1:])
