@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from ..errors import WeightError, ZooError
 from ..makers.symmetric import SymmetricGates
 from ..models._reference import register_reference
+from ..precision import full_precision
 
 __all__ = ["SequenceOutput", "SymmGRU", "SymmLSTM", "SymmRNNLanguageModel"]
 
@@ -112,9 +113,9 @@ class _SymmRNN(nn.Module):
             device=first.device,
             dtype=first.dtype,
         )
-        with torch.no_grad():
+        with full_precision():
             for name, tensor in self.weights().items():
-                getattr(plain, name).copy_(tensor)
+                getattr(plain, name).copy_(tensor).requires_grad_(getattr(self, name).requires_grad)
         return plain.train(self.training)
 
     def extra_repr(self) -> str:

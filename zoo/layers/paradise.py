@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..errors import UnknownNameError, ZooError
+from ..makers.hooks import copy_of
 from ..precision import full_precision, same_format
 from .batch_norm import folded_tensors
 
@@ -316,7 +317,7 @@ def _conv(kernel: Tensor, bias: Tensor, stride: int, like: Tensor) -> nn.Conv2d:
     return conv
 
 
-@torch.no_grad()
+@full_precision()
 def approximate_static(model: nn.Module, batches: Iterable[Tensor]) -> nn.Module:
     """A copy of a PD-B network whose gates are frozen at their mean over some images: approximate, not exact.
 
@@ -330,7 +331,7 @@ def approximate_static(model: nn.Module, batches: Iterable[Tensor]) -> nn.Module
     Raises:
         ZooError: If there is no such layer or no image.
     """
-    model = copy.deepcopy(model).eval()
+    model = copy_of(model).eval()
     layers = {name: m for name, m in model.named_modules() if isinstance(m, PDBConv2d | MixedConv2d)}
     seen: dict[str, list[Tensor]] = {name: [] for name in layers}
     hooks = [

@@ -1,6 +1,7 @@
 """Which batch norms of a network can be folded into the layers before them, read off its traced graph."""
 
 import operator
+from typing import Any
 
 import torch
 import torch.fx
@@ -14,6 +15,17 @@ _NORMS = {nn.Conv2d: CONV_NORMS, nn.Linear: (nn.BatchNorm1d, nn.SyncBatchNorm)}
 
 
 class _Tracer(torch.fx.Tracer):
+    """Also notes the ids of all tensors that the network reads itself, not by calling the layer they belong to."""
+
+    def __init__(self):
+        super().__init__()
+        self.read: set[int] = set()
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        if isinstance(attr_val, Tensor):
+            self.read.add(id(attr_val))
+        return super().getattr(attr, attr_val, parameter_proxy_cache)
+
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
         return type(module) in CONV_NORMS or super().is_leaf_module(module, name)
 
@@ -31,8 +43,9 @@ def fold_batch_norms(model: nn.Module) -> None:
     Raises:
         ZooError: If torch.fx cannot trace the model.
     """
+    tracer = _Tracer()
     try:
-        graph = _Tracer().trace(model)
+        graph = tracer.trace(model)
     except Exception as error:  # a model of the user's own can fail in any way
         raise ZooError(
             f"The model cannot be traced to find which batch norm follows which convolution "
@@ -46,14 +59,16 @@ def fold_batch_norms(model: nn.Module) -> None:
     uses: dict[int, int] = {}
     for module in modules.values():
         uses[id(module)] = uses.get(id(module), 0) + 1
-    read = _read_directly(model, graph)
+    for node in graph.nodes:
+        if node.op == "get_attr" and isinstance(part := operator.attrgetter(node.target)(model), nn.Module):
+            tracer.read |= set(map(id, [*part.parameters(), *part.buffers()]))  # a module handed to a function
     for node in calls:
         bn, before = modules[node], node.args[0] if len(node.args) == 1 else None
         if not isinstance(before, torch.fx.Node) or before not in modules:
             continue
         layer = modules[before]
         alone = len(before.users) == 1 and all(
-            uses[id(m)] == 1 and not _has_hooks(m) and read.isdisjoint(map(id, [*m.parameters(), *m.buffers()]))
+            uses[id(m)] == 1 and not _has_hooks(m) and tracer.read.isdisjoint(map(id, [*m.parameters(), *m.buffers()]))
             for m in (layer, bn)
         )
         if not alone or not _fits(layer, bn):
@@ -76,18 +91,6 @@ def _fits(layer: nn.Module, bn: nn.Module) -> bool:
 
 def _has_hooks(module: nn.Module) -> bool:
     return bool(module._forward_hooks or module._forward_pre_hooks)
-
-
-def _read_directly(model: nn.Module, graph: torch.fx.Graph) -> set[int]:
-    """Ids of the tensors that the graph reads itself, or through a module that it hands to a function."""
-    found: set[int] = set()
-    for node in graph.nodes:
-        if node.op == "get_attr":
-            value = operator.attrgetter(node.target)(model)
-            found |= {
-                id(t) for t in ([*value.parameters(), *value.buffers()] if isinstance(value, nn.Module) else [value])
-            }
-    return found
 
 
 def _check_rows(layer: nn.Linear, inputs: tuple[Tensor, ...]) -> None:
