@@ -24,6 +24,8 @@ from .walk import plain_copy
 
 Network = TypeVar("Network", bound=nn.Module)
 
+_CONTAINERS = (nn.Module, nn.Sequential, nn.ModuleList, nn.ModuleDict)  # whose own training flag has no effect
+
 
 @full_precision()
 def reparameterize(
@@ -63,7 +65,11 @@ def reparameterize(
             f"reparameterize: batch_norm is 'keep' or 'fold' (not {batch_norm!r}), reuse is 'shared' or 'unroll' (not "
             f"{reuse!r})."
         )
-    training = [name or "the model" for name, module in model.named_modules() if module.training]
+    training = [
+        name or "the model"
+        for name, module in model.named_modules()
+        if module.training and type(module) not in _CONTAINERS
+    ]
     if training:
         raise ZooError(
             f"{training[0]} is in training mode, where batch norms and branches do not collapse: call eval() first."
