@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import torch
 from timm.models import checkpoint
 from torch import Tensor, nn
 
@@ -124,7 +123,7 @@ class StagedNet(nn.Module):
         return {"stem": r"^stem", "blocks": [*blocks, (r"^final", (99999,))] if not coarse else blocks}
 
     def _run(self, stage: nn.Module, x: Tensor) -> Tensor:
-        if self.grad_checkpointing and not torch.jit.is_scripting():
+        if self.grad_checkpointing:
             return checkpoint(stage, x)
         return stage(x)
 
