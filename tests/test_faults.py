@@ -862,6 +862,10 @@ MANIFESTS = {
     "Hub revision a branch": lambda m, e: e.update(
         sources=[{"kind": "hub", "repo": "a/b", "revision": "main", "file": "x"}]
     ),
+    "kind of source a list": lambda m, e: e["sources"][0].update(kind=[]),
+    "collapsed a list": lambda m, e: e.update(collapsed=[1]),
+    "collapsed without sha256": lambda m, e: e.update(collapsed={"path": "x", "size": 1, "dtype": "float32"}),
+    "packed outside its folder": lambda m, e: e.update(packed={"path": "../x", "sha256": "0" * 64, "size": 1}),
     "weights a list": lambda m, e: m.update(weights=[]),
 }
 
@@ -972,13 +976,14 @@ json_values = st.recursive(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_change_of_the_manifest_hurts_at_most_its_entry(data, tmp_path, monkeypatch):
-    """One value anywhere in one entry replaced by any JSON: the others stay, and nothing but a WeightError comes."""
-    name, other = list(ORIGINAL["weights"])[:2]
+    """One value anywhere in one entry, or in its paper's, replaced by any JSON: the others stay, and only a WeightError
+    comes."""
+    name, other = "symm_wrn_16_1.zoo_c10", "lrunet1_100.zoo_fmnist"
     content = copy.deepcopy({**ORIGINAL, "weights": {n: ORIGINAL["weights"][n] for n in (name, other)}})
-    place, keys = content["weights"], [name]
+    place, keys = data.draw(st.sampled_from([(content["weights"], [name]), (content["papers"], ["symmetry"])]))
     while keys:
         chosen = data.draw(st.sampled_from(keys))
         inner = place[chosen]

@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from ..data.catalog import DATASETS
 from ..errors import WeightError
 from ..extras import require
 from .trusted import COMMIT, SHA256
@@ -17,7 +18,8 @@ _NAME = re.compile(r"[a-z0-9_]+\.[a-z0-9_]+")
 _INSIDE = re.compile(r"(?!/)(?!(.*/)?\.\.(/|$))[^\\\0]+")  # a relative path that does not lead out of its folder
 _TEXT_OR_NONE = (str, type(None))
 _ENTRY = {
-    **dict.fromkeys(("family", "description", "dataset", "keys", "licence", "licence_source", "origin"), str),
+    **dict.fromkeys(("family", "description", "keys", "licence", "licence_source", "origin"), str),
+    "dataset": re.compile("|".join(DATASETS)),
     **dict.fromkeys(("origin_url", "recipe", "training_log"), _TEXT_OR_NONE),
     "num_classes": int,
     "preprocessing": {"input_size": [int], "mean": [float], "std": [float], "interpolation": str, "crop_pct": float},
@@ -74,17 +76,18 @@ def problem_of_entry(name: str, entry: Any, papers: dict[str, Any]) -> str:
         return "its name is not arch.tag"
     if problem := _problem(entry, _ENTRY, "it"):
         return problem
-    if not isinstance(papers.get(entry["family"]), dict):
-        return f"papers lacks its family {entry['family']!r}"
-    optional = {"packed": _FILE, "model_args": dict, "collapsed": dict, "seeds": dict, "storage": dict}
-    if (entry.get("collapsed") or {}).get("path"):
-        optional["collapsed"] = _FILE
+    paper = papers.get(entry["family"])
+    if _problem(paper, {"title": str, "arxiv": _TEXT_OR_NONE}, "") or not (paper["arxiv"] or paper.get("doi")):
+        return f"papers lacks its family {entry['family']!r}, or title, arxiv or doi of that"
+    optional = {"packed": _FILE, "model_args": dict, "collapsed": {"path": (str, type(None))}, "seeds": dict}
     for key in optional.keys() & entry.keys():
         if problem := _problem(entry[key], optional[key], key):
             return problem
+    if entry.get("collapsed", {}).get("path") and (problem := _problem(entry["collapsed"], _FILE, "collapsed")):
+        return problem
     for source in entry["sources"]:
         kind = source.get("kind")
-        if kind not in _SOURCES:
+        if not isinstance(kind, str) or kind not in _SOURCES:
             return f"a source has the unknown kind {str(kind)[:40]!r}"
         if problem := _problem(source, _SOURCES[kind], f"its {kind} source"):
             return problem
