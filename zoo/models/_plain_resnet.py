@@ -116,7 +116,7 @@ def resnet_form(model: nn.Module, ignore: Callable[[str], bool] = lambda key: Fa
     Raises:
         ZooError: If it has other tensors; with what differs from the ResNet that comes closest.
     """
-    state = {key: value for key, value in model.state_dict().items() if not ignore(key)}
+    state = model.state_dict()
     blocks = {match[0] for match in (re.match(r"layer[1-4]\.\d+\.", key) for key in state) if match}
     layers = tuple(sum(block.startswith(f"layer{i}.") for block in blocks) for i in (1, 2, 3, 4))
     bottleneck = any(key.startswith("layer1.0.conv3") for key in state)
@@ -129,7 +129,7 @@ def resnet_form(model: nn.Module, ignore: Callable[[str], bool] = lambda key: Fa
     else:
         form = ResNetForm(known[0], len(stem) / 64, stem.shape[-1] == 3, len(classifier), stem.shape[1])
     pattern = re.compile(r"(layer[1-4]\.\d+\.)?(conv[1-3]|bn[1-3]|downsample\.[01]|fc)\.\w+")
-    odd = [key for key in state if not pattern.fullmatch(key)]
+    odd = [key for key in state if not pattern.fullmatch(key) and not ignore(key)]
     if stem is None or odd:
         with torch.device("meta"):
             plain = PlainResNet(**asdict(form))

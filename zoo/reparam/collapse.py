@@ -16,6 +16,7 @@ A layer whose form depends on an option of the pass takes it as a keyword argume
 from typing import TypeVar
 
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..errors import ZooError
 from ..precision import full_precision
@@ -65,14 +66,12 @@ def reparameterize(
             f"reparameterize: batch_norm is 'keep' or 'fold' (not {batch_norm!r}), reuse is 'shared' or 'unroll' (not "
             f"{reuse!r})."
         )
-    training = [
-        name or "the model"
-        for name, module in model.named_modules()
-        if module.training and type(module) not in _CONTAINERS
-    ]
+    training = [(name, m) for name, m in model.named_modules() if m.training and type(m) not in _CONTAINERS]
     if training:
+        norms = [name for name, module in training if isinstance(module, _BatchNorm)]
         raise ZooError(
-            f"{training[0]} is in training mode, where batch norms and branches do not collapse: call eval() first."
+            f"{(norms or [training[0][0]])[0] or 'The model'} is in training mode, where batch norms and branches do "
+            "not collapse: call eval() first."
         )
     plain = plain_copy(model, batch_norm, reuse)
     if return_record:

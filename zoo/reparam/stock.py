@@ -6,6 +6,7 @@ import timm
 from timm.models import ResNet
 from torch import nn
 
+from ..errors import ZooError
 from ..layers.batch_norm import to_plain_bn
 from ..models._plain_resnet import PlainResNet, resnet_form
 from ..models._same_function import check_same_function
@@ -29,13 +30,16 @@ def to_stock(model: nn.Module) -> ResNet:
     """
     plain = reparameterize(model)
     _split_biases(plain)
-    form = resnet_form(plain)
-    if form.stock_name:
-        stock = timm.create_model(form.stock_name, num_classes=form.num_classes, in_chans=form.in_chans)
-    else:
-        stock = PlainResNet(**asdict(form))
-    stock = stock.to(next(plain.parameters()))
-    check_same_function(plain, stock, form.label, form.in_chans)
+    try:
+        form = resnet_form(plain)
+        if form.stock_name:
+            stock = timm.create_model(form.stock_name, num_classes=form.num_classes, in_chans=form.in_chans)
+        else:
+            stock = PlainResNet(**asdict(form))
+        stock = stock.to(next(plain.parameters()))
+        check_same_function(plain, stock, form.label, form.in_chans)
+    except ZooError as error:
+        raise ZooError(f"{type(model).__name__} has no stock network. {error}") from None
     return stock.eval()
 
 
