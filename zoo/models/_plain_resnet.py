@@ -133,6 +133,6 @@ def resnet_form(model: nn.Module, ignore: Callable[[str], bool] = lambda key: Fa
     if stem is None or odd:
         with torch.device("meta"):
             plain = PlainResNet(**asdict(form))
-        told = first_difference(model, plain, form.label) or (f"it has {odd[0]}" if odd else "it has no conv1.weight")
-        raise ZooError(f"This {type(model).__name__} is no {form.label}: {told}.")
+        reason = first_difference(model, plain, form.label) or (f"it has {odd[0]}" if odd else "it has no conv1.weight")
+        raise ZooError(f"This {type(model).__name__} is no {form.label}: {reason}.")
     return form

@@ -45,9 +45,9 @@ def check_same_function(
     state, own = (_tensors(network) for network in (model, plain))
     wrong = [key for key in [*state, *own] if key not in own or key not in state or own[key].shape != state[key].shape]
     if wrong:
-        told = first_difference(model, plain, label) or _tensor_difference(wrong[0], state, own, label)
+        reason = first_difference(model, plain, label) or _tensor_difference(wrong[0], state, own, label)
         names = ", ".join(sorted(set(wrong))[:4])
-        raise ZooError(f"This {type(model).__name__} is no {label}: {told} (its tensors {names} differ).")
+        raise ZooError(f"This {type(model).__name__} is no {label}: {reason} (its tensors {names} differ).")
     if any(tensor.is_meta for tensor in model.state_dict().values()):
         raise ZooError(f"{type(model).__name__} is on the meta device and has no values: load weights first.")
     plain.load_state_dict(model.state_dict(), strict=False)
@@ -63,8 +63,8 @@ def check_same_function(
             try:
                 found = outputs_of(first, images)
             except ZooError:
-                told = f"it cannot run on images of {height}x{width}"
-                raise ZooError(_message(model, plain, label, told)) from None
+                reason = f"it cannot run on images of {height}x{width}"
+                raise ZooError(_message(model, plain, label, reason)) from None
             if not _agree(expected, found, _TOLERANCE):
                 raise ZooError(_message(model, plain, label))
 
@@ -118,9 +118,9 @@ def _random_tensors(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _message(model: nn.Module, plain: nn.Module, label: str, otherwise: str = "its forward pass differs") -> str:
-    told = first_difference(model, plain, label) or otherwise
+    reason = first_difference(model, plain, label) or otherwise
     name = type(model).__name__
-    return f"This {name} has the tensors of a {label} but computes something else with them: {told}."
+    return f"This {name} has the tensors of a {label} but computes something else with them: {reason}."
 
 
 def _tensor_difference(key: str, state: dict[str, Tensor], own: dict[str, Tensor], label: str) -> str:
