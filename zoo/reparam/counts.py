@@ -177,8 +177,8 @@ class DensityReport:
 def density_report(model: nn.Module) -> DensityReport:
     """Count the active and all weights of a network, tensor by tensor.
 
-    Sparse and tied weights are counted by their makers; all other parameters count as dense, those of a collapsed network
-    included, since its plain layers hold zeros like any other number.
+    Sparse and tied weights are counted by their makers; all other parameters count as dense, those of a collapsed
+    network included, since its plain layers hold zeros like any other number.
     """
     makers = {id(learned_of(layer)): maker_of(layer) for layer in model.modules() if is_made(layer)}
     tensors = tuple(_tensor(name, p, makers.get(id(p))) for name, p in model.named_parameters())
