@@ -3,12 +3,14 @@
 import multiprocessing
 import threading
 
+import torch
 from tqdm import tqdm
 
 import zoo
 
 
 def _child(work, queue) -> None:
+    torch.set_num_threads(1)  # the parent's threads are not there, and OpenMP would wait for them
     tqdm.set_lock(threading.RLock())  # its own lock is shared with the parent, and stays locked when a child is killed
     try:
         queue.put(str(work() or ""))
