@@ -522,6 +522,17 @@ def test_first_use_of_an_answer_without_length(address, outcome):
     outcome("Addresses", "first use of a file without Content-Length", "address", caught.value, "nothing", "good")
 
 
+def test_a_download_that_is_cut_is_not_what_is_accepted(address, tmp_path):
+    """No sha256 is known that would tell: the length does."""
+    server, url = address
+    server.fault = "cut"
+    with pytest.raises(zoo.WeightError, match="broke off"):
+        fetch_address(url, trust_first_use=True)
+    assert trusted.trusted_sha256(url) is None
+    server.fault = ""
+    assert fetch_address(url, trust_first_use=True).path.read_bytes() == server.files["/w.safetensors"]
+
+
 def test_a_damaged_record_of_trust_is_not_first_use(address, outcome):
     _, url = address
     fetch_address(url, trust_first_use=True)

@@ -175,6 +175,16 @@ def test_a_wrong_staged_one_ends_the_load_and_stays(staged, hub, entry):
     assert hub.requests == []
 
 
+def test_a_staged_one_that_unpacks_to_another_weight_is_refused(staged, entry, own_cache):
+    """Also if the manifest itself describes it: what it unpacks to decides, and nothing of it is kept."""
+    other = (ROOT / "hub" / "sparse_wrn_16_1.zoo_static_s90_c10" / PACKED).read_bytes()
+    (staged / PACKED).write_bytes(other)
+    entry["packed"] = lying(other)
+    with pytest.raises(zoo.HashMismatchError, match="unpacked: sha256 mismatch"):
+        fetch(NAME)
+    assert leftovers(own_cache) == []
+
+
 def test_a_local_folder_with_only_the_packed_file_loads(staged):
     model = timm.create_model(f"local-dir:{staged}", pretrained=True)
     expected = load_file(FOLDER / "model.safetensors")
