@@ -230,7 +230,7 @@ def test_a_bundle_carries_the_packed_file_and_installs_the_plain_one(entries, ow
 
 
 @pytest.mark.parametrize("lie", ["manifest", "bundle"])
-def test_a_bundle_whose_packed_file_is_another_installs_nothing(entries, own_cache, tmp_path, lie):
+def test_a_bundle_whose_packed_file_is_another_installs_nothing(entries, own_cache, tmp_path, monkeypatch, lie):
     """Its list may be right in itself: this copy's manifest decides, or what it unpacks to."""
     write_bundle([NAME], tmp_path / "w.zoo")
     with zipfile.ZipFile(tmp_path / "w.zoo") as archive:
@@ -247,6 +247,8 @@ def test_a_bundle_whose_packed_file_is_another_installs_nothing(entries, own_cac
             archive.writestr(info, content)
     if lie == "bundle":
         del entries[NAME]["packed"]
+    else:
+        monkeypatch.setattr("zoo.publishing.bundle.unpack", lambda *_: pytest.fail("decoded before it was compared"))
     with pytest.raises(zoo.HashMismatchError, match="sha256 mismatch"):
         install_bundle(tmp_path / "bad.zoo", tmp_path / "to")
     assert list((tmp_path / "to").rglob("*.safetensors")) == []
