@@ -246,7 +246,7 @@ def test_missing_folders_and_empty_classes_are_named(photos, tmp_path):
         ({"augment": {"pad": 4}}, "augment.pad"),
         ({"augment": {"scale": 3}}, "timm cannot make a transform"),
         ({"augment": {"interpolation": "blinear"}}, "blinear"),
-        ({"workers": -1}, "must not be below 0"),
+        ({"workers": -1}, "must be at least 0"),
         ({"keep": "best"}, "set held_out"),
         ({"keep": "first"}, "'last', 'best'"),
     ],

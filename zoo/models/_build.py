@@ -11,7 +11,7 @@ from timm.models import build_model_with_cfg, load_pretrained, resolve_pretraine
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from ..errors import UnknownNameError, WeightError
+from ..errors import UnknownNameError, WeightError, ZooError
 from ..weights.load import SOURCES, is_own_source, load_state_dict
 from ..weights.manifest import weights
 from ..weights.warm_start import is_warm_start
@@ -52,8 +52,11 @@ def build_model(
 
     Raises:
         UnknownNameError: If the network takes no such argument; the message names close ones.
+        ZooError: If features are asked for of a network without maps.
         WeightError: If the weight cannot be had, is not what the manifest says, or does not fit the network.
     """
+    if kwargs.get("features_only") and not levels:
+        raise ZooError(f"{variant} has no feature maps: features_only is for convolutional networks.")
     overlay = dict(pretrained_cfg_overlay or {})
     if any(overlay.get(key) for key in SOURCES):
         overlay = dict.fromkeys(SOURCES) | overlay
