@@ -23,6 +23,7 @@ from loopback_hub import WritableHub
 from protocol import close, images, make
 from zoo.makers import is_made, maker_of
 from zoo.models.swrn import SharedWideResNet
+from zoo.publishing.repository import config_json
 from zoo.weights.load import SOURCES
 from zoo.weights.manifest import weights
 
@@ -123,6 +124,17 @@ def test_a_pushed_network_comes_back_from_the_hub(tmp_path):
         run = subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=env, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     assert "org/mine: not the published swrn_28_1_2.zoo_c10; it is loaded as it is, unverified." in run.stderr
+
+
+def test_an_address_of_the_users_takes_the_place_of_every_other_source():
+    overlay = {"url": "https://example.invalid/mine.safetensors"}
+    with pytest.raises(zoo.WeightError, match="its sha256 is not known, so nothing was downloaded"):
+        timm.create_model("lrunet1_100.zoo_fmnist", pretrained=True, pretrained_cfg_overlay=overlay)
+
+
+@pytest.mark.parametrize("name", STAGED)
+def test_a_staged_configuration_is_what_is_written_for_the_network(name):
+    assert config_json(timm.create_model(name)) == (ROOT / "hub" / name / "config.json").read_bytes()
 
 
 def test_a_packed_file_alone_makes_a_folder(tmp_path):
