@@ -82,6 +82,15 @@ def test_what_is_not_a_convolution_and_its_batch_norm_stays(layers):
     check(nn.Sequential(*made).eval(), (2, 3, 8, 8), 1)
 
 
+def test_a_traced_network_with_an_activating_batch_norm_as_one_call():
+    class Tracer(torch.fx.Tracer):
+        def is_leaf_module(self, module, name):
+            return isinstance(module, BatchNormAct2d) or super().is_leaf_module(module, name)
+
+    model = network(nn.Conv2d(3, 4, 3), BatchNormAct2d(4))
+    check(torch.fx.GraphModule(model, Tracer().trace(model)), (2, 3, 8, 8), 1)
+
+
 class Net(nn.Module):
     """Two layers and two batch norms of one shape, called as a function says."""
 

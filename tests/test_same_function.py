@@ -86,6 +86,7 @@ CHANGES = {
     "average stem": (put("maxpool", lambda: nn.AvgPool2d(3, 2, 1)), "maxpool is AvgPool2d"),
     "blur": (put("layer2.0.aa", lambda: BlurPool2d(16, stride=1)), r"layer2\.0\.aa"),
     "attention": (put("layer1.0.se", lambda: nn.Softmax(1)), r"layer1\.0\.se"),
+    "pool of the first size": (put("global_pool", lambda: nn.Sequential(nn.AvgPool2d(2), nn.Flatten())), "global_pool"),
     "hook": (lambda m: m.layer2.register_forward_hook(lambda _, __, y: 1.001 * y), "computes something else"),
 }
 
@@ -114,6 +115,15 @@ def test_the_comparison_runs_also_where_the_modules_look_the_same():
     with pytest.raises(zoo.ZooError, match="forward pass"):
         zoo.to_stock(model)
     zoo.to_stock(small())
+
+
+def test_present_tensors_are_compared_too():
+    """A limit that random tensors stay below."""
+    model = small()
+    nn.init.constant_(model.bn1.weight, 1e6)
+    model.act1 = nn.Hardtanh(0, 1e5)
+    with pytest.raises(zoo.ZooError, match="act1 is Hardtanh"):
+        zoo.to_stock(model.eval())
 
 
 @pytest.mark.parametrize(
