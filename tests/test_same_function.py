@@ -231,3 +231,10 @@ def test_networks_without_values_say_so():
         model = PlainResNet(18, 0.125).eval()
     with pytest.raises(zoo.ZooError, match="meta"):
         zoo.expand(model, "pd_a")
+
+
+def test_no_expansion_is_called_exact_without_having_run(monkeypatch):
+    source = SharedWideResNet(16, 1, None).eval()
+    monkeypatch.setattr("zoo.reparam.expand.swrn_from_plain", lambda _: SharedWideResNet(16, 1, 2).eval())
+    with pytest.raises(zoo.ZooError, match="does not compute"):
+        zoo.expand(source, "swrn")
