@@ -2,6 +2,7 @@
 
 torch.hub.load("<owner>/<repository>:<tag>", "lrunet10_100", pretrained=True, trust_repo=True)
 torch.hub.load("<folder of a checkout>", "lrunet10_100", source="local", pretrained=True)
+torch.hub.load("<folder of a checkout>", "lrunet10_100.zoo_fmnist", source="local", pretrained=True)  # or tag="zoo_fmnist"
 """
 
 import sys as _sys
@@ -59,7 +60,10 @@ if _Path(_zoo.__file__).resolve().parent.parent != _HERE:
 
 def _entry_point(name: str, summary: str):
     def create(pretrained: bool = False, tag: str = "", **kwargs):
-        return _zoo.create_model(f"{name}.{tag}" if tag else name, pretrained=pretrained, **kwargs)
+        arch, _, own = name.partition(".")
+        if own and tag and tag != own:
+            raise _zoo.UnknownNameError(f"{name} names its weight already: leave out tag={tag!r}, or ask for {arch!r}.")
+        return _zoo.create_model(f"{arch}.{own or tag}" if own or tag else arch, pretrained=pretrained, **kwargs)
 
     create.__name__ = create.__qualname__ = name
     create.__doc__ = f"""{summary}
@@ -74,3 +78,30 @@ def _entry_point(name: str, summary: str):
 
 for _name in _zoo.list_models():
     globals()[_name] = _entry_point(_name, _zoo.describe_entry(_name))
+
+
+class _UnknownName(_zoo.UnknownNameError, AttributeError):
+    """What Python expects of a module that lacks a name."""
+
+
+def __getattr__(name: str):
+    """The entry point of a weight (``lrunet10_100.zoo_fmnist``); of a wrong name, an error with close ones."""
+    if name.startswith("_"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        return _entry_point(name, _zoo.describe_entry(name))
+    except _zoo.UnknownNameError as error:
+        raise _UnknownName(str(error)) from None
+
+
+class _AnyName(str):
+    """Equal to every public name: torch.hub asks ``__getattr__`` for no name that ``dir`` lacks, and lists ``dir``."""
+
+    __hash__ = str.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, str) and (str.__eq__(self, other) or not other.startswith("_"))
+
+
+def __dir__() -> list[str]:
+    return [*globals(), _AnyName("_zoo")]

@@ -4,6 +4,9 @@ import json
 import math
 from pathlib import Path
 from statistics import mean, stdev
+from typing import Any
+
+from plots import beside, key, label_points, points, styles
 
 from zoo.extras import headless_pyplot
 
@@ -51,10 +54,6 @@ our own networks and readers on the same test set. Weights that nobody could mea
 """
 
 
-LINE = {"arrowstyle": "-", "lw": 0.4, "color": "gray"}
-"""From a label to its point."""
-
-
 def results_page(weights: dict[str, dict]) -> str:
     """The page.
 
@@ -70,7 +69,7 @@ def results_page(weights: dict[str, dict]) -> str:
         table(
             ["weight", "data set", "parameters, not zero", "epochs", "top-1 %", "seeds", "paper", "difference", "why"],
             "llrrlllrl",
-            [_against_the_paper(name, entry) for name, entry in ours.items()],
+            [_against_the_paper(name, entry, weights) for name, entry in ours.items()],
         ),
         TWINS,
         table(
@@ -110,7 +109,7 @@ def table(header: list[str], sides: str, rows: list[list[str]]) -> str:
     return "".join("| " + " | ".join(cells) + " |\n" for cells in [header, rule, *rows])
 
 
-def _against_the_paper(name: str, entry: dict) -> list[str]:
+def _against_the_paper(name: str, entry: dict, weights: dict[str, dict]) -> list[str]:
     result, paper, seeds = entry["results"][0], entry["paper_result"], entry.get("seeds")
     return [
         f"`{name}`",
@@ -121,8 +120,16 @@ def _against_the_paper(name: str, entry: dict) -> list[str]:
         f"{seeds['mean']:.2f} ± {seeds['std']:.2f} ({len(seeds['runs'])})" if seeds else "one",
         f"{paper['top1']:.2f}" if paper else "-",
         f"{result['top1'] - paper['top1']:+.2f}" if paper else "-",
-        entry.get("remark", "-"),
+        _why(entry, weights),
     ]
+
+
+def _why(entry: dict, weights: dict[str, dict]) -> str:
+    """The entry's remark, which sends to the twins where the paper has no figure and there are twins."""
+    remark, twins = entry.get("remark"), [twin for twin in entry.get("twins", []) if twin in weights]
+    if not remark or not twins or entry["paper_result"] or "twin" in remark:
+        return remark or "-"
+    return f"{remark.rstrip('.')}; compare with the twin{'s' * (len(twins) > 1)}."
 
 
 def _against_a_twin(name: str, twin: str, weights: dict[str, dict]) -> list[str]:
@@ -171,70 +178,69 @@ def _authors(name: str, entry: dict) -> list[str]:
     return [f"`{name}`", entry["dataset"], f"{entry['params']['stored']:,}", *figures]
 
 
-def draw_symmetry(weights: dict[str, dict], target: Path, plain: str = "wrn_16_1.zoo_c10") -> None:
-    """Draw accuracy against stored parameters of the types of symmetry and their plain twin, a circle for each seed."""
-    pyplot = headless_pyplot()
-
+def symmetry_figure(weights: dict[str, dict], plain: str = "wrn_16_1.zoo_c10") -> Any:
+    """Accuracy against stored parameters of the types of symmetry and their plain twin, a circle for each seed."""
     chosen = {
         name: entry
         for name, entry in weights.items()
         if name == plain or (entry["family"] == "symmetry" and plain in entry.get("twins", []))
     }
-    figure, panel = pyplot.subplots(figsize=(7, 3.8))
+    figure, panel = headless_pyplot().subplots(figsize=(7.5, 4.2))
+    span = max(entry["params"]["stored"] for entry in chosen.values())
+    labels = []
     for name, entry in chosen.items():
-        x, result = entry["params"]["stored"], entry["results"][0]
-        runs = [run["top1"] for run in entry["seeds"]["runs"]] if "seeds" in entry else [result["top1"]]
-        color = "black" if name == plain else "C2"
-        low, high = result["interval95"]
-        panel.vlines(x, low, high, color=color, lw=1, alpha=0.6)
-        panel.plot([x] * len(runs), runs, "o", color=color, fillstyle="none")
+        result = entry["results"][0]
+        correct = [run["correct"] for run in entry.get("seeds", {}).get("runs", [result])]
+        x = beside(entry["params"]["stored"], len(correct), 0.008 * span)
+        points(panel, x, correct, result["n"], color="black" if name == plain else "C2", fillstyle="none")
         kind = "plain" if name == plain else entry.get("model_args", {}).get("symm_type", "tri")
-        panel.annotate(kind, (x, runs[0]), xytext=(6, -3), textcoords="offset points", fontsize=8)
-    panel.set(xlabel="stored parameters", ylabel="top-1 % on CIFAR-10")
-    panel.set_title("a circle for each seed; lines: 95 % interval of the staged one, of its test images", fontsize=8)
+        labels.append((x[-1], 100 * correct[-1] / result["n"], kind))
+    panel.set(xlabel="stored parameters, seeds side by side", ylabel="top-1 % on CIFAR-10")
+    panel.set(title="WRN-16-1: accuracy by type of symmetry")
+    panel.xaxis.set_major_formatter("{x:,.0f}")
     panel.grid(alpha=0.3)
-    panel.margins(x=0.12)
+    panel.margins(x=0.1)
+    handles = [key(color="C2", fillstyle="none"), key(fillstyle="none"), key(marker="|", ms=12)]
+    panel.legend(handles, ["symmetric, a circle for each seed", "plain twin, the same", "95 % interval"], fontsize=8)
     figure.tight_layout()
-    figure.savefig(target, dpi=90, metadata={"Software": None})
-    pyplot.close(figure)
+    label_points(panel, labels, fontsize=8)
+    return figure
 
 
-def draw(weights: dict[str, dict], target: Path) -> None:
-    """Draw accuracy against stored parameters: ours filled, with their intervals, the authors' weights hollow."""
-    pyplot = headless_pyplot()
+def results_figure(weights: dict[str, dict]) -> Any:
+    """Accuracy against parameters that are not zero, with intervals, a panel for each data set that was measured.
+
+    Ours are filled, the authors' own hollow; each family has a colour and a marker.
+    """
     from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
 
-    sets = {"cifar10": "CIFAR-10", "fashion-mnist": "Fashion-MNIST"}
-    figure, panels = pyplot.subplots(1, len(sets), figsize=(12, 6))
-    for panel, (dataset, title) in zip(panels, sets.items(), strict=True):
-        labels = []
-        for name, entry in weights.items():
-            if entry["dataset"] != dataset or not entry["results"]:
+    measured = {name: entry for name, entry in weights.items() if entry["results"]}
+    sets = sorted({entry["dataset"] for entry in measured.values()})
+    look = styles(entry["family"] for entry in measured.values())
+    figure, panels = headless_pyplot().subplots(1, len(sets), figsize=(7.5 * len(sets), 8), squeeze=False)
+    labels = {}
+    for panel, dataset in zip(panels[0], sets, strict=True):
+        for name, entry in measured.items():
+            if entry["dataset"] != dataset:
                 continue
             result, own = entry["results"][0], entry["origin"] == "zoo"
-            x, y = entry["params"]["nonzero"], result["top1"]
-            low, high = result["interval95"]
-            color = {"lrunet": 0, "sharing": 1, "symmetry": 2, "sparse": 3, "paradise": 4}[entry["family"]]
-            face = f"C{color}" if own else "none"
-            panel.errorbar(
-                x, y, [[y - low], [high - y]], fmt="o", color=f"C{color}", mfc=face, ms=5, lw=1, label=entry["family"]
-            )
-            if own:
-                arch, tag = name.split(".")
-                labels.append((y, x, " ".join([arch, *tag.split("_")[1:-1]])))
-        place = -math.inf
-        for y, x, label in sorted(labels):  # upwards, each far enough from the one below
-            place = max(y, place + 0.026 * (panel.get_ylim()[1] - panel.get_ylim()[0]))
-            where = {"xytext": (12, place), "textcoords": ("offset points", "data"), "va": "center"}
-            panel.annotate(label, (x, y), **where, fontsize=6, arrowprops=LINE)
-        panel.set(xscale="log", title=title, xlabel="stored parameters that are not zero", ylabel="top-1 %")
+            x, style = entry["params"]["nonzero"], look[entry["family"]]
+            face = style["color"] if own else "none"
+            points(panel, [x], [result["correct"]], result["n"], **style, mfc=face)
+            arch, tag = name.split(".")
+            label = (x, result["top1"], " ".join([arch, *tag.split("_")[1:-1]]))
+            labels.setdefault(panel, []).append(label)
+        panel.set(xscale="log", title=dataset, xlabel="stored parameters that are not zero", ylabel="top-1 %")
         panel.grid(alpha=0.3)
-        panel.margins(x=0.35)
-        panel.xaxis.set(major_locator=LogLocator(subs=(1, 3)), major_formatter=EngFormatter(sep=""))
+        panel.margins(x=0.12)
+        panel.xaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter=EngFormatter(sep=""))
         panel.xaxis.set_minor_locator(NullLocator())
-        once = dict(zip(*reversed(panel.get_legend_handles_labels()), strict=True))
-        panel.legend(once.values(), once.keys(), fontsize=7, loc="lower right")
-    figure.suptitle("Top-1 against parameters: ours filled, the authors' own weights hollow", fontsize=10)
-    figure.tight_layout()
-    figure.savefig(target, dpi=90, metadata={"Software": None})
-    pyplot.close(figure)
+    handles = [key(**style) for style in look.values()]
+    handles += [key(), key(mfc="none"), key(marker="|", ms=12)]
+    words = [*look, "filled: trained by this project", "hollow: the authors' own weights", "95 % interval"]
+    figure.suptitle("Top-1 on the test set against parameters that are not zero")
+    figure.legend(handles, words, loc="lower center", ncols=len(words), fontsize=8)
+    figure.tight_layout(rect=(0, 0.04, 1, 1))
+    for panel, found in labels.items():
+        label_points(panel, found)
+    return figure

@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from plots import points, save
 from tqdm import tqdm
 
 import zoo
@@ -126,28 +127,28 @@ def page(found: dict[str, Any]) -> str:
 
 def draw(found: dict[str, Any], target: Path) -> None:
     """The similarity matrices, and accuracy against stored parameters."""
-    pyplot = headless_pyplot()
-
     banks = found["layers"]
-    figure, panels = pyplot.subplots(1, len(banks) + 1, figsize=(3.2 * len(banks) + 4.2, 3.6))
+    figure, panels = headless_pyplot().subplots(1, len(banks) + 1, figsize=(3.2 * len(banks) + 4.6, 4))
     for panel, (bank, layers) in zip(panels, banks.items(), strict=False):
         image = panel.imshow(found["similarity"][bank], vmin=0, vmax=1, cmap="viridis")
         panel.set_xticks(range(len(layers)), [_short(name) for name in layers], rotation=90, fontsize=7)
         panel.set_yticks(range(len(layers)), [_short(name) for name in layers], fontsize=7)
         panel.set_title(f"{bank}: |cosine|", fontsize=9)
         figure.colorbar(image, ax=panel, shrink=0.7)
-    for kind, marker in (("as trained", "*"), ("folded", "o"), ("rank", "s")):
+    first, last = found["rows"][0], panels[-1]
+    words = {"folded": "similar layers folded, at falling similarity", "rank": "templates of lower rank"}
+    for (kind, word), marker in zip({"as trained": "as trained", **words}.items(), "*os", strict=True):
         rows = [row for row in found["rows"] if row["what"].startswith(kind)]
-        x, y = [row["stored"] for row in rows], [100 * row["correct"] / row["n"] for row in rows]
-        panels[-1].plot(x, y, marker=marker, linestyle=":", label=kind)
-    panels[-1].set(xlabel="stored parameters", ylabel="top-1 %", title="smaller without training")
-    panels[-1].locator_params(axis="x", nbins=4)
-    panels[-1].legend()
-    panels[-1].grid(alpha=0.3)
-    figure.suptitle(found["name"], fontsize=10)
+        style = {"marker": marker, "label": word, "ms": 12 if kind == "as trained" else 6, "zorder": 2 + (marker == "*")}
+        points(last, [row["stored"] for row in rows], [row["correct"] for row in rows], first["n"], **style, capsize=3)
+    last.set(xlabel="stored parameters", ylabel="top-1 %, with 95 % interval", title="smaller without training")
+    last.locator_params(axis="x", nbins=4)
+    last.xaxis.set_major_formatter("{x:,.0f}")
+    last.legend(loc="upper center", bbox_to_anchor=(0.5, -0.25), fontsize=8)
+    last.grid(alpha=0.3)
+    figure.suptitle(f"{found['name']}: what its layers share", fontsize=10)
     figure.tight_layout()
-    write_atomically(lambda file: figure.savefig(file, format="png", dpi=90, metadata={"Software": None}), target)
-    pyplot.close(figure)
+    save(figure, target)
 
 
 def _short(layer: str) -> str:

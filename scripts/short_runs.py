@@ -100,7 +100,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "every": 10,
     },
 }
-_DEFAULTS = Recipe("", "")
+_DEFAULTS = Recipe("", "mnist")  # no run has that name, or trains on that
 
 LANGUAGE = {"embedding_size": 100, "hidden_size": 100, "num_layers": 1, "dropout": 0.2, "columns": 10, "steps": 20}
 LANGUAGE |= {"epochs": 3, "lr": 10}

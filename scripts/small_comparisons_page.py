@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from plots import beside, key, points, save
 from results_page import over_seeds, table
 
 from zoo.extras import headless_pyplot
@@ -171,20 +172,22 @@ def _seeds(by_name: dict[str, dict[int, dict[str, Any]]]) -> str:
 
 
 def plot(rows: Iterable[dict[str, Any]], target: Path) -> None:
-    """Top-1 of every run, a circle each, with its binomial interval."""
-    pyplot = headless_pyplot()
-    rows = list(rows)
-    names = list(dict.fromkeys(row["name"] for row in rows))
-    figure, axis = pyplot.subplots(figsize=(8, 1 + 0.32 * len(names)))
+    """Top-1 of every run, a circle each, with its interval."""
+    by_name: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
-        error = 196 * math.sqrt(top1(row) / 100 * (1 - top1(row) / 100) / row["n"])
-        axis.errorbar(top1(row), names.index(row["name"]), xerr=error, fmt="o", color="C4", fillstyle="none", lw=1)
-    axis.axvline(statistics.mean(top1(row) for row in rows if row["name"] == "resnet18"), color="gray", lw=0.8)
-    axis.set_yticks(range(len(names)), [title(name) for name in names])
+        by_name.setdefault(row["name"], []).append(row)
+    figure, axis = headless_pyplot().subplots(figsize=(8, 1.6 + 0.4 * len(by_name)))
+    for place, runs in enumerate(by_name.values()):
+        correct, n = [row["correct"][0] for row in runs], runs[0]["n"]
+        points(axis, beside(place, len(runs), 0.2), correct, n, across=True, color="C4", fillstyle="none")
+    axis.axvline(statistics.mean(map(top1, by_name["resnet18"])), color="gray", lw=0.8)
+    axis.set_yticks(range(len(by_name)), map(title, by_name))
     axis.invert_yaxis()
-    axis.set_xlabel("top-1 % on CIFAR-10")
-    axis.set_title("a circle for each seed, with its binomial 95 % interval; line: ResNet-18", fontsize=9)
+    axis.set(xlabel="top-1 % on CIFAR-10", title="The branches of ParaDise on a small budget")
     axis.grid(axis="x", alpha=0.3)
-    figure.tight_layout()
-    figure.savefig(target, dpi=90, metadata={"Software": None})
-    pyplot.close(figure)
+    handles = [key(color="C4", fillstyle="none"), key(color="C4", marker="_", ms=14)]
+    handles += [key(color="gray", marker="|", ms=14)]
+    words = ["a seed", "its 95 % interval, of the test images", "mean of ResNet-18"]
+    figure.legend(handles, words, loc="lower center", ncols=3, fontsize=8)
+    figure.tight_layout(rect=(0, 0.06, 1, 1))
+    save(figure, target)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from plots import beside, key, points, save
 
 from zoo.extras import headless_pyplot
 from zoo.training import loop
@@ -117,23 +118,26 @@ def conservation(found: dict[str, dict[str, Any]]) -> list[str]:
 
 
 def plot(groups: dict[tuple[float, str], list[float]], target: Path) -> None:
-    """Held-out accuracy by method, a point per seed."""
-    pyplot = headless_pyplot()
-    shown = [p for p in SPARSITIES if any(p == key for key, _ in groups)]
-    figure, axes = pyplot.subplots(1, len(shown), figsize=(1 + 4 * len(shown), 3.2), sharey=True, squeeze=False)
-    for axis, p in zip(axes[0], shown, strict=True):
-        for place, method in enumerate(METHODS):
-            values = groups.get((0.0 if method == "dense" else p, method), [])
-            axis.plot([place] * len(values), values, "o", fillstyle="none", color="tab:blue")
-            if values:
-                axis.plot(place, statistics.mean(values), "_", color="black", markersize=16)
-        axis.set_title(f"nominal sparsity {p}")
-        axis.set_xticks(range(len(METHODS)), METHODS, rotation=40, ha="right")
+    """Held-out accuracy by method, a circle for each seed with its interval, and the mean."""
+    shown = {p: [m for m in METHODS if groups.get((0.0 if m == "dense" else p, m))] for p in SPARSITIES}
+    shown = {p: methods for p, methods in shown.items() if methods[1:]}
+    ratio = {"width_ratios": [len(methods) + 1 for methods in shown.values()]}
+    size, pyplot = (3 + 0.9 * sum(map(len, shown.values())), 4), headless_pyplot()
+    figure, axes = pyplot.subplots(1, len(shown), figsize=size, sharey=True, squeeze=False, gridspec_kw=ratio)
+    for axis, (p, methods) in zip(axes[0], shown.items(), strict=True):
+        for place, method in enumerate(methods):
+            values = groups[0.0 if method == "dense" else p, method]
+            correct = [round(value * HELD_OUT / 100) for value in values]
+            points(axis, beside(place, len(values), 0.2), correct, HELD_OUT, fillstyle="none", color="C0")
+            axis.plot(place, statistics.mean(values), "_", color="black", markersize=30)
+        axis.set(title=f"nominal sparsity {p}", xlim=(-0.6, len(methods) - 0.4))
+        axis.set_xticks(range(len(methods)), methods, rotation=40, ha="right")
         axis.grid(axis="y", alpha=0.3)
     axes[0, 0].set_ylabel("held-out top-1 %")
-    figure.tight_layout()
-    figure.savefig(target, dpi=80, metadata={"Software": None})
-    pyplot.close(figure)
+    handles = [key(color="C0", fillstyle="none"), key(color="C0", marker="|", ms=14), key(marker="_", ms=14)]
+    figure.legend(handles, ["a seed", "its 95 % interval", "mean of the seeds"], loc="lower center", ncols=3, fontsize=8)
+    figure.tight_layout(rect=(0, 0.07, 1, 1))
+    save(figure, target)
 
 
 def order(piece: str, data: str, work: Path) -> dict[str, Any]:

@@ -5,7 +5,9 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
+from torch import nn
 
 from ..data import get_dataset, load_arrays
 from ..evaluation.pictures import draw_predictions
@@ -38,6 +40,7 @@ def _demo(options: argparse.Namespace) -> None:
 
     images, labels = load_arrays("fashion-mnist", SAMPLE, "test")
     chosen = [int(np.flatnonzero(labels == k)[0]) for k in range(10)]  # the first image of each class
+    chosen += _wrong(model, images, labels)[:5]
     output = Path(options.output)
     files = []
     for i in chosen:
@@ -48,6 +51,16 @@ def _demo(options: argparse.Namespace) -> None:
         (names[labels[i]], names[best[0][0]], best[0][1])
         for i, best in zip(chosen, predict(model, files, top=1), strict=True)
     ]
-    sheet = draw_predictions([images[i, 0] for i in chosen], captions)
+    title = f"{WEIGHT} on fashion-mnist: the first test image of each class, and the first wrong guesses"
+    sheet = draw_predictions([images[i, 0] for i in chosen], captions, title=title)
     write_atomically(lambda file: sheet.save(file, "png"), output / "predictions.png")
     print(output / "predictions.png")
+
+
+def _wrong(model: nn.Module, images: np.ndarray, labels: np.ndarray) -> list[int]:
+    """Which images of (n, 1, height, width) the network takes for another class."""
+    cfg = model.pretrained_cfg
+    inputs = (torch.from_numpy(images) / 255 - cfg["mean"][0]) / cfg["std"][0]
+    with torch.inference_mode():
+        guesses = model(inputs.to(next(model.parameters()).device)).argmax(1).cpu().numpy()
+    return np.flatnonzero(guesses != labels).tolist()

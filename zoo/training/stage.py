@@ -102,7 +102,7 @@ def stage(
         _copy_logs(run, {seed: other for (seed, _), other in zip(runs[1:], seeds, strict=True)}, part)
         text = json.dumps({**recipe.to_dict(), "start": _name_of_start(recipe)}, indent=2)
         write_atomically(text.encode() + b"\n", part / "recipe.json")
-        plot_loss(state["position"]["log"], part / "curve.png", name)
+        plot_loss(state["position"]["log"], part / "curve.png", name, stored.result.top1)
         entry = {
             **_facts(recipe, model, recipe_name, content),
             "sha256": sha256_of(file),
