@@ -2,7 +2,7 @@
 
 torch.hub.load("<owner>/<repository>:<tag>", "lrunet10_100", pretrained=True, trust_repo=True)
 torch.hub.load("<folder of a checkout>", "lrunet10_100", source="local", pretrained=True)
-torch.hub.load("<folder of a checkout>", "lrunet10_100.zoo_fmnist", source="local", pretrained=True)  # or tag="zoo_fmnist"
+torch.hub.load("<folder of a checkout>", "lrunet10_100.zoo_fmnist", source="local", pretrained=True)
 """
 
 import sys as _sys

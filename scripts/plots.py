@@ -19,7 +19,8 @@ LINE = {"arrowstyle": "-", "lw": 0.5, "color": "gray", "shrinkA": 0, "shrinkB": 
 def styles(kinds: Iterable[str]) -> dict[str, dict[str, Any]]:
     """A colour and a marker for each kind, in the order of their first appearance."""
     return {
-        kind: {"color": f"C{i % 10}", "marker": MARKERS[i % len(MARKERS)]} for i, kind in enumerate(dict.fromkeys(kinds))
+        kind: {"color": f"C{i % 10}", "marker": MARKERS[i % len(MARKERS)]}
+        for i, kind in enumerate(dict.fromkeys(kinds))
     }
 
 
@@ -54,7 +55,7 @@ def key(**style: Any) -> Any:
 
 
 def label_points(panel: Any, labels: Sequence[tuple[float, float, str]], fontsize: float = 7) -> None:
-    """Write beside each point what it is, where nothing else is yet: no label, marker, interval, legend or line to a label.
+    """Write beside each point what it is, where there is no other label, marker, interval, legend or line yet.
 
     It is to be called last: it takes limits and layout as they are.
 
@@ -82,11 +83,13 @@ def label_points(panel: Any, labels: Sequence[tuple[float, float, str]], fontsiz
         for dx, dy in tries:
             left, bottom = centre + (dx, dy) - (size.width * (dx < 0), size.height / 2)
             box, leader = Bbox.from_bounds(left, bottom, size.width, size.height), Line([centre, centre + (dx, dy)])
-            inside = frame.contains(box.x0, box.y0) and frame.contains(box.x1, box.y1)
-            clear = not any(box.overlaps(other) for other in boxes)
-            clear = clear and not any(line.intersects_bbox(box, filled=False) for line in lines)
-            clear = clear and not any(leader.intersects_bbox(other, filled=False) for other in boxes[known:])
-            if inside and clear:
+            if (
+                frame.contains(box.x0, box.y0)
+                and frame.contains(box.x1, box.y1)
+                and not any(box.overlaps(other) for other in boxes)
+                and not any(line.intersects_bbox(box, filled=False) for line in lines)
+                and not any(leader.intersects_bbox(other, filled=False) for other in boxes[known:])
+            ):
                 break
         else:
             raise ValueError(f"No room for the label {text!r}: make the picture larger.")

@@ -239,8 +239,8 @@ def results_figure(weights: dict[str, dict]) -> Any:
     handles += [key(), key(mfc="none"), key(marker="|", ms=12)]
     words = [*look, "filled: trained by this project", "hollow: the authors' own weights", "95 % interval"]
     figure.suptitle("Top-1 on the test set against parameters that are not zero")
-    figure.legend(handles, words, loc="lower center", ncols=len(words), fontsize=8)
-    figure.tight_layout(rect=(0, 0.04, 1, 1))
+    figure.legend(handles, words, loc="lower center", ncols=8, fontsize=8)
+    figure.tight_layout(rect=(0, 0.02 + 0.025 * math.ceil(len(words) / 8), 1, 1))
     for panel, found in labels.items():
         label_points(panel, found)
     return figure

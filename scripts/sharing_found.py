@@ -139,7 +139,12 @@ def draw(found: dict[str, Any], target: Path) -> None:
     words = {"folded": "similar layers folded, at falling similarity", "rank": "templates of lower rank"}
     for (kind, word), marker in zip({"as trained": "as trained", **words}.items(), "*os", strict=True):
         rows = [row for row in found["rows"] if row["what"].startswith(kind)]
-        style = {"marker": marker, "label": word, "ms": 12 if kind == "as trained" else 6, "zorder": 2 + (marker == "*")}
+        style = {
+            "marker": marker,
+            "label": word,
+            "ms": 12 if kind == "as trained" else 6,
+            "zorder": 2 + (marker == "*"),
+        }
         points(last, [row["stored"] for row in rows], [row["correct"] for row in rows], first["n"], **style, capsize=3)
     last.set(xlabel="stored parameters", ylabel="top-1 %, with 95 % interval", title="smaller without training")
     last.locator_params(axis="x", nbins=4)

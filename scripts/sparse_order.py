@@ -135,7 +135,9 @@ def plot(groups: dict[tuple[float, str], list[float]], target: Path) -> None:
         axis.grid(axis="y", alpha=0.3)
     axes[0, 0].set_ylabel("held-out top-1 %")
     handles = [key(color="C0", fillstyle="none"), key(color="C0", marker="|", ms=14), key(marker="_", ms=14)]
-    figure.legend(handles, ["a seed", "its 95 % interval", "mean of the seeds"], loc="lower center", ncols=3, fontsize=8)
+    figure.legend(
+        handles, ["a seed", "its 95 % interval", "mean of the seeds"], loc="lower center", ncols=3, fontsize=8
+    )
     figure.tight_layout(rect=(0, 0.07, 1, 1))
     save(figure, target)
 

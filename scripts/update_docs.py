@@ -79,8 +79,8 @@ def page() -> str:
         "The published figure of the authors' weights is that of the best of all epochs on the test set: selected",
         "on the images it is measured on; ours is that of the last epoch, and the test set was read once.",
         "",
-        "Collapsed: parameters of the network of plain layers that computes the same, each use of a layer with a kernel",
-        "of its own, and the size of its file in float32 (in brackets, of a staged file in half precision).",
+        "Collapsed: parameters of the network of plain layers that computes the same, each use of a layer with a",
+        "kernel of its own, and the size of its file in float32 (in brackets, of a staged one in half precision).",
         "",
         *HEADER,
         *(row(name, entry) for name, entry in by_accuracy(weights()).items()),
@@ -131,10 +131,15 @@ def files() -> dict[Path, str]:
     return texts
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Make everything, then write everything."""
     texts = files()
     figures = {"results.png": results_figure(weights()), "symmetry.png": symmetry_figure(weights())}
     for path, text in texts.items():
         write_atomically(text.encode(), path)
     for name, figure in figures.items():
         save(figure, ROOT / "docs" / name)
+
+
+if __name__ == "__main__":
+    main()

@@ -69,12 +69,29 @@ def test_torch_hub_takes_the_tag_and_the_arguments():
     arch, tag = other.split(".")
     by_hub = torch.hub.load(str(ROOT), arch, source="local", pretrained=True, tag=tag)
     assert same(by_hub, timm.create_model(other, pretrained=True))
+    assert same(torch.hub.load(str(ROOT), other, source="local", pretrained=True), by_hub), "the dotted name"
     assert not same(by_hub, timm.create_model(first, pretrained=True))
     by_hub = torch.hub.load(str(ROOT), "lrunet", source="local", num_classes=3, in_chans=2, layer_reuse=5)
     assert (by_hub.head.fc.out_channels, by_hub.stem.conv.in_channels) == (3, 2)
     assert len(by_hub.stages[0].block.dw_bns) == 5
     with pytest.raises(zoo.UnknownNameError, match="no weight tagged 'nobody_c10'"):
         torch.hub.load(str(ROOT), arch, source="local", pretrained=True, tag="nobody_c10")
+
+
+@pytest.mark.parametrize(
+    ("name", "tag", "said"),
+    [
+        (f"{ARCH}.nobody_c10", "", f"no weight tagged 'nobody_c10'. It has {NAME}"),
+        (NAME, "okankop_fmnist", "names its weight already"),
+        ("lrunet1_10", "", "Did you mean lrunet1_100"),
+        ("sys", "", "See: zoo list"),
+    ],
+)
+def test_torch_hub_names_what_is_close(name, tag, said):
+    with pytest.raises(zoo.UnknownNameError) as error:
+        torch.hub.load(str(ROOT), name, source="local", tag=tag)
+    assert said in str(error.value)
+    assert len(str(error.value).splitlines()) == 1
 
 
 OTHERS = {
@@ -124,7 +141,7 @@ def test_torch_hub_from_a_prepared_cache_with_sockets_blocked(tmp_path):
         "names = torch.hub.list(repo, trust_repo=True);"
         f"model = torch.hub.load(repo, {ARCH!r}, pretrained=True, trust_repo=True);"
         "import json, zoo, timm.models;"
-        "print(json.dumps([names, zoo.__file__, zoo.list_models(), torch.hub.help(repo, 'lrunet10_100'),"
+        "print(json.dumps([names, zoo.__file__, zoo.list_models(), torch.hub.help(repo, 'lrunet10_100.zoo_fmnist'),"
         "float(model.head.fc.weight.sum())]))"
     )
     run = subprocess.run(

@@ -18,6 +18,10 @@ from ..weights.verify import sha256_of
 def add_commands(commands: argparse._SubParsersAction) -> None:
     """Add this group's commands."""
     parser = commands.add_parser("export", help="write a weight as a collapsed network and run the file to check it")
+    parser.description = (
+        "Write a weight as a collapsed network and run the file to check it. Its metadata has mean, std, input_size, "
+        "class_names, licence, weight and weight_sha256, as far as they are known."
+    )
     parser.add_argument("name", help="arch.tag, or an architecture for its first weight")
     parser.add_argument("--format", choices=list(FORMATS), required=True)
     parser.add_argument("-o", "--output", metavar="FILE", help="default: the name with the format's ending")

@@ -26,7 +26,9 @@ def draw_predictions(
     wrong = sum(true != guess for true, guess, _ in captions)
     title = f"{title}{', ' if title else ''}{len(captions) - wrong} right and {wrong} wrong shown"
     texts = [(f"guess: {guess}, {100 * p:.0f} %", f"label: {true}") for true, guess, p in captions]
-    width = max([scale * image.shape[1] for image in images] + [int(font.getlength(t)) + 1 for two in texts for t in two])
+    width = max(
+        [scale * image.shape[1] for image in images] + [int(font.getlength(t)) + 1 for two in texts for t in two]
+    )
     height = max(scale * image.shape[0] for image in images)
     columns = min(len(images), max(5, math.ceil(len(images) ** 0.5)))
     rows, across, down = -(-len(images) // columns), width + GAP, height + 2 * LINE + 2 * GAP

@@ -19,6 +19,7 @@ from ..outputs import gap_of, largest, outputs_of, placed
 from ..precision import full_precision
 from ..weights.convert import safetensors_bytes
 from .collapse import reparameterize
+from .file_facts import file_facts
 from .record import EquivalenceRecord, equivalence_record, random_images
 
 FORMATS = {"safetensors": ".safetensors", "onnx": ".onnx", "torch-export": ".pt2"}
@@ -37,12 +38,14 @@ def export(
 ) -> EquivalenceRecord:
     """Collapse a network, write it, read the file back and compare its outputs with the original's.
 
+    The file carries the equivalence record and what :func:`.file_facts` tells (mean, standard deviation, class names,
+    ...): in safetensors' and ONNX's metadata, and in torch.export's extra file ``metadata.json``.
+
     Args:
         model: Network in eval mode.
         path: The file.
-        form: ``safetensors`` (tensors, with the record in the metadata), ``onnx`` or ``torch-export``; the last two
-            take batches of any size.
-        name: Goes into the metadata.
+        form: ``safetensors``, ``onnx`` or ``torch-export``; the last two take batches of any size.
+        name: Goes into the metadata; ``arch.tag`` of a weight, or any other.
         input_size: (channels, height, width) of its images, if the network's configuration does not say it.
         example: Inputs (batch, ...), at least two, to trace and compare with in place of random images.
         **options: As :func:`reparameterize`.
@@ -60,7 +63,8 @@ def export(
     record = equivalence_record(model, plain, input_size=input_size, example=example)
     inputs = placed(model, random_images(model, 4, 1, input_size) if example is None else example)
     write = {"safetensors": _safetensors, "onnx": _onnx, "torch-export": _torch_export}[form]
-    content, found = write(plain, inputs, {"name": name, "equivalence": json.dumps(record.to_dict())})
+    facts = file_facts(model, inputs, name)
+    content, found = write(plain, inputs, {**facts, "equivalence": json.dumps(record.to_dict())})
     expected = outputs_of(model, inputs)
     gap = largest([gap_of(a, b)[1] if a.shape == b.shape else math.nan for a, b in zip(expected, found, strict=True)])
     if not gap <= _TOLERANCE:
@@ -82,7 +86,7 @@ def _safetensors(plain: nn.Module, inputs: Tensor, facts: dict[str, str]) -> tup
     return content, outputs_of(restored, inputs)
 
 
-def _onnx(plain: nn.Module, inputs: Tensor, _: dict[str, str]) -> tuple[bytes, list[Tensor]]:
+def _onnx(plain: nn.Module, inputs: Tensor, facts: dict[str, str]) -> tuple[bytes, list[Tensor]]:
     for module in ("onnx", "onnxscript", "onnxruntime"):
         require(module, "export")
     program = torch.onnx.export(
@@ -94,6 +98,7 @@ def _onnx(plain: nn.Module, inputs: Tensor, _: dict[str, str]) -> tuple[bytes, l
         output_names=_output_names(plain(inputs)),
         dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
     )
+    program.model.metadata_props.update(facts)
     buffer = io.BytesIO()
     program.save(buffer)
     session = require("onnxruntime", "export").InferenceSession(buffer.getvalue(), providers=["CPUExecutionProvider"])
@@ -110,12 +115,12 @@ def _output_names(outputs: Tensor | Sequence | Mapping) -> list[str]:
     return [f"output_{i}" for i in range(len(tree_leaves(outputs)))]
 
 
-def _torch_export(plain: nn.Module, inputs: Tensor, _: dict[str, str]) -> tuple[bytes, list[Tensor]]:
+def _torch_export(plain: nn.Module, inputs: Tensor, facts: dict[str, str]) -> tuple[bytes, list[Tensor]]:
     program = torch.export.export(
         plain, (inputs,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},), strict=False
     )
     buffer = io.BytesIO()
-    torch.export.save(program, buffer)
+    torch.export.save(program, buffer, extra_files={"metadata.json": json.dumps(facts)})
     restored = torch.export.load(io.BytesIO(buffer.getvalue())).module()
     return buffer.getvalue(), _in_parts(lambda part: tree_leaves(restored(part)), inputs)
 
