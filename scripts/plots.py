@@ -1,7 +1,7 @@
 """What the pictures of the pages share: points with intervals, labels that keep clear of each other, the file."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,16 +54,26 @@ def key(**style: Any) -> Any:
     return headless_pyplot().Line2D([], [], **{"linestyle": "none", "marker": "o", "color": "black", **style})
 
 
-def label_points(panel: Any, labels: Sequence[tuple[float, float, str]], fontsize: float = 7) -> None:
+def label_points(labels: Mapping[Any, Sequence[tuple[float, float, str]]], fontsize: float = 7) -> None:
     """Write beside each point what it is, where there is no other label, marker, interval, legend or line yet.
 
-    It is to be called last: it takes limits and layout as they are.
+    It is to be called last: it takes limits and layout as they are. A figure without enough room is made larger.
 
     Args:
-        panel: matplotlib's axes.
-        labels: (x, y, text) of each point.
+        labels: (x, y, text) of each point, by matplotlib's axes; all of one figure.
         fontsize: In points.
     """
+    while not all(_labelled(panel, found, fontsize) for panel, found in labels.items()):
+        figure = next(iter(labels)).figure
+        if max(figure.get_size_inches()) > 50:
+            raise ValueError(f"No room for {max(map(len, labels.values()))} labels in a panel.")
+        figure.set_size_inches(1.25 * figure.get_size_inches())
+        for note in [note for panel in labels for note in panel.texts]:
+            note.remove()
+
+
+def _labelled(panel: Any, labels: Sequence[tuple[float, float, str]], fontsize: float) -> bool:
+    """Whether there was room for all."""
     from matplotlib.path import Path as Line
     from matplotlib.transforms import Bbox
 
@@ -92,12 +102,13 @@ def label_points(panel: Any, labels: Sequence[tuple[float, float, str]], fontsiz
             ):
                 break
         else:
-            raise ValueError(f"No room for the label {text!r}: make the picture larger.")
+            return False
         boxes.append(box)
         lines.append(leader)
         where = {"xytext": (dx * pixel, dy * pixel), "textcoords": "offset points", "va": "center"}
         where["ha"] = "left" if dx >= 0 else "right"
         panel.annotate(text, (x, y), **where, fontsize=fontsize, arrowprops=LINE)
+    return True
 
 
 def save(figure: Any, target: Path) -> None:

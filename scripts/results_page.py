@@ -186,7 +186,7 @@ def symmetry_figure(weights: dict[str, dict], plain: str = "wrn_16_1.zoo_c10") -
         if name == plain or (entry["family"] == "symmetry" and plain in entry.get("twins", []))
     }
     figure, panel = headless_pyplot().subplots(figsize=(7.5, 4.2))
-    span = max(entry["params"]["stored"] for entry in chosen.values())
+    span = max((entry["params"]["stored"] for entry in chosen.values()), default=0)
     labels = []
     for name, entry in chosen.items():
         result = entry["results"][0]
@@ -203,7 +203,7 @@ def symmetry_figure(weights: dict[str, dict], plain: str = "wrn_16_1.zoo_c10") -
     handles = [key(color="C2", fillstyle="none"), key(fillstyle="none"), key(marker="|", ms=12)]
     panel.legend(handles, ["symmetric, a circle for each seed", "plain twin, the same", "95 % interval"], fontsize=8)
     figure.tight_layout()
-    label_points(panel, labels, fontsize=8)
+    label_points({panel: labels}, fontsize=8)
     return figure
 
 
@@ -217,9 +217,11 @@ def results_figure(weights: dict[str, dict]) -> Any:
     measured = {name: entry for name, entry in weights.items() if entry["results"]}
     sets = sorted({entry["dataset"] for entry in measured.values()})
     look = styles(entry["family"] for entry in measured.values())
-    figure, panels = headless_pyplot().subplots(1, len(sets), figsize=(7.5 * len(sets), 8), squeeze=False)
+    figure, panels = headless_pyplot().subplots(
+        1, max(1, len(sets)), figsize=(7.5 * max(1, len(sets)), 8), squeeze=False
+    )
     labels = {}
-    for panel, dataset in zip(panels[0], sets, strict=True):
+    for panel, dataset in zip(panels[0], sets, strict=bool(sets)):
         for name, entry in measured.items():
             if entry["dataset"] != dataset:
                 continue
@@ -241,6 +243,5 @@ def results_figure(weights: dict[str, dict]) -> Any:
     figure.suptitle("Top-1 on the test set against parameters that are not zero")
     figure.legend(handles, words, loc="lower center", ncols=8, fontsize=8)
     figure.tight_layout(rect=(0, 0.02 + 0.025 * math.ceil(len(words) / 8), 1, 1))
-    for panel, found in labels.items():
-        label_points(panel, found)
+    label_points(labels)
     return figure

@@ -69,10 +69,16 @@ def test_results_of_whatever_families_there_are():
     assert len(looks) == len(words) - 1, "filled and hollow look alike but for the filling"
 
 
-def test_a_picture_without_room_for_a_label_is_not_drawn():
-    _, panel = plots.headless_pyplot().subplots(figsize=(1, 1))
-    with pytest.raises(ValueError, match="No room for the label 'a long"):
-        plots.label_points(panel, [(0.5, 0.5, "a long label, longer than the picture is wide")])
+def test_a_picture_without_room_for_its_labels_is_made_larger():
+    figure, panel = plots.headless_pyplot().subplots(figsize=(2, 2))
+    plots.points(panel, [1, 2, 2, 2, 3], [800, 849, 850, 851, 900], 1000)
+    plots.label_points({panel: [(x, y, f"a long label {y}") for x, y in panel.containers[0].lines[0].get_xydata()]})
+    assert figure.get_size_inches()[0] > 2
+    drawn(figure)
+
+
+def test_a_manifest_without_measured_weights_has_pictures_too():
+    assert drawn(results_page.results_figure({}))[1] == drawn(results_page.symmetry_figure({}))[1] == []
 
 
 PAGES = {
