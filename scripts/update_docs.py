@@ -11,9 +11,10 @@ sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 from plots import save  # noqa: E402
 from results_page import results_figure, results_page, symmetry_figure  # noqa: E402
 
+from zoo.errors import ZooError  # noqa: E402
 from zoo.files import write_atomically  # noqa: E402
 from zoo.weights.card import model_card  # noqa: E402
-from zoo.weights.manifest import manifest, paper_of, paper_url, source, weights  # noqa: E402
+from zoo.weights.manifest import facts, manifest, paper_of, paper_url, source, weights  # noqa: E402
 
 START = "<!-- weights: made by scripts/update_docs.py from weights_manifest.json -->\n"
 END = "<!-- /weights -->"
@@ -127,7 +128,7 @@ def files() -> dict[Path, str]:
     texts |= {ROOT / "docs" / "weights.md": page(), ROOT / "docs" / "results.md": results_page(weights())}
     for card in (ROOT / "hub").glob("*/README.md"):
         name = card.parent.name
-        texts[card] = model_card(name, weights()[name], files=[path.name for path in card.parent.iterdir()])
+        texts[card] = model_card(name, facts(name), files=[path.name for path in card.parent.iterdir()])
     return texts
 
 
@@ -142,4 +143,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except ZooError as error:
+        sys.exit(str(error))
