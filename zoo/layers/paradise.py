@@ -23,6 +23,8 @@ from .batch_norm import folded_tensors
 BRANCHES = ("standard1", "standard2", "skeleton", "group")
 """Names of the branches, in the order of the gate."""
 
+AC_BRANCHES = ("standard1", "skeleton")
+
 _GROUPS = 64  # of the group branch, at every width the paper uses
 
 
@@ -35,7 +37,7 @@ def branch_names(branches: str | Sequence[str]) -> tuple[str, ...]:
     Raises:
         ZooError: If there is none, an unknown one, or one twice.
     """
-    names = [name.strip() for name in branches.split(",")] if isinstance(branches, str) else list(branches)
+    names = [name.strip() for name in branches.split(",")] if isinstance(branches, str) else list(branches or ())
     unknown = [str(name) for name in names if name not in BRANCHES]
     if unknown:
         raise UnknownNameError(f"Unknown branch {', '.join(unknown)}: choose from {', '.join(BRANCHES)}.")
@@ -170,6 +172,19 @@ class PDAConv2d(nn.Module):
         fused.weight.requires_grad_(any(p.requires_grad for p in self.branches.parameters() if p.dim() > 1))
         fused.bias.requires_grad_(any(p.requires_grad for p in self.branches.parameters() if p.dim() == 1))
         return fused.train(self.training)
+
+
+class ACConv2d(PDAConv2d):
+    """AC, the published baseline of PD-A: a 3x3, a 3x1 and a 1x3 convolution, each with its batch norm, summed.
+
+    Args:
+        in_channels: Channels in.
+        out_channels: Channels out.
+        stride: Stride.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int = 1):
+        super().__init__(in_channels, out_channels, stride, AC_BRANCHES)
 
 
 class BranchGate(nn.Module):

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import ZooError
-from ..makers.base import is_made, learned_of, make_weight, maker_of, plain_layer, set_learned
+from ..makers.base import is_made, learned_of, make_weight, maker_of, own_parameter, plain_layer, set_learned
 from ..makers.shared import SharedWeight
 
 
@@ -40,6 +40,9 @@ class TemplateBank(nn.Module):
         super().__init__()
         if not isinstance(num_templates, int) or num_templates < 1:
             raise ZooError(f"A template bank has an integer number of templates from 1, not {num_templates!r}.")
+        sizes = {"in_planes": in_planes, "out_planes": out_planes, "kernel_size": kernel_size}
+        if wrong := [name for name, size in sizes.items() if not isinstance(size, int) or size < 1]:
+            raise ZooError(f"{wrong[0]} of a template bank is an integer from 1, not {sizes[wrong[0]]!r}.")
         self.in_planes, self.out_planes, self.kernel_size = in_planes, out_planes, kernel_size
         self._last_load: tuple[list, str] | None = None
         self.templates = nn.Parameter(torch.empty(num_templates, out_planes, in_planes, kernel_size, kernel_size))
@@ -105,14 +108,19 @@ class SharedConv2d(nn.Conv2d):
     """
 
     def __init__(self, bank: TemplateBank, stride: int = 1, padding: int = 1):
+        if not isinstance(bank, TemplateBank):
+            raise ZooError(f"A SharedConv2d takes a TemplateBank, not a {type(bank).__name__}.")
         place = {"device": bank.templates.device, "dtype": bank.templates.dtype}
         super().__init__(bank.in_planes, bank.out_planes, bank.kernel_size, stride, padding, bias=False, **place)
         make_weight(self, SharedWeight(bank), start=F.normalize(torch.randn(bank.num_templates, **place), dim=0))
 
     def fuse(self) -> nn.Conv2d:
-        """A new ``nn.Conv2d`` with the kernel of this moment."""
+        """A new ``nn.Conv2d`` with the kernel of this moment; a subclass, which may compute more, stays one."""
+        if not is_made(self):
+            return self
         plain = plain_layer(self)
-        plain.__class__ = nn.Conv2d
+        if type(plain) is SharedConv2d:
+            plain.__class__ = nn.Conv2d
         return plain
 
 
@@ -171,12 +179,15 @@ def share_weights(convs: Sequence[nn.Conv2d], num_templates: int) -> TemplateBan
         The bank.
 
     Raises:
-        ZooError: If the kernels differ in shape or are not square.
+        ZooError: If the kernels differ in shape or are not square, a layer stands there twice, or has a maker already.
     """
-    out_planes, in_planes, size = convs[0].weight.shape[:3]
-    shapes = {tuple(conv.weight.shape) for conv in convs}
-    if shapes != {(out_planes, in_planes, size, size)}:
+    convs = list(convs)
+    shapes = {tuple(own_parameter(conv).shape) for conv in convs}
+    if len(shapes) != 1 or any(len(shape) != 4 or shape[2] != shape[3] for shape in shapes):
         raise ZooError(f"Layers can share templates only if all have one square kernel shape, not {sorted(shapes)}.")
+    if len(set(convs)) < len(convs):
+        raise ZooError("A layer stands twice among those that are to share templates: name each once.")
+    ((out_planes, in_planes, size, _),) = shapes
     bank = TemplateBank(num_templates, in_planes, out_planes, size).to(convs[0].weight)
     for conv in convs:
         make_weight(conv, SharedWeight(bank), start=bank.templates.new_zeros(num_templates))

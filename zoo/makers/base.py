@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from ..errors import ZooError
 from ..precision import full_precision, same_format
+from .whole import WholeNumbers
 
 
 def make_weight(layer: nn.Module, maker: nn.Module, name: str = "weight", start: Tensor | None = None) -> nn.Module:
@@ -27,13 +29,30 @@ def make_weight(layer: nn.Module, maker: nn.Module, name: str = "weight", start:
         ``layer``, whose state dict now has ``parametrizations.<name>.original`` in place of ``<name>``, and the
         maker's own entries under ``parametrizations.<name>.0``. It has a method ``fuse()``, which timm's
         ``reparameterize_model`` and ``zoo.reparameterize`` call to get the plain layer, and it can be pickled whole.
+
+    Raises:
+        ZooError: If the layer has no such parameter, it has a maker already (torch's own parametrizations included), or
+            the maker is one for another shape. The layer is as it was then.
     """
+    weight = own_parameter(layer, name)
+    before = weight.data
     if start is not None:
         maker.right_inverse = lambda kernel: start  # this once
-    kind = getattr(layer, name).device.type
-    with torch.autocast("cpu" if kind == "meta" else kind, enabled=False):  # torch compares the types of the kernels
-        parametrize.register_parametrization(layer, name, maker)
-    vars(maker).pop("right_inverse", None)
+    kind = weight.device.type
+    try:
+        with torch.autocast("cpu" if kind == "meta" else kind, enabled=False):  # torch compares types of the kernels
+            parametrize.register_parametrization(layer, name, maker)
+    except ZooError:
+        weight.data = before
+        raise
+    except Exception as error:  # a maker of the user's own can fail in any way
+        weight.data = before  # torch has begun
+        raise ZooError(
+            f"{type(maker).__name__} cannot make the {name} of {label_of(layer)}, whose shape is "
+            f"{tuple(weight.shape)} ({' '.join(str(error).split())[:200]}): give it a maker for this shape."
+        ) from None
+    finally:
+        getattr(maker, "__dict__", {}).pop("right_inverse", None)
     learned = layer.parametrizations[name].original
     learned.data = learned.data.contiguous()  # a slice would keep the whole tensor, and no file format takes it
     _extend(layer)
@@ -43,7 +62,7 @@ def make_weight(layer: nn.Module, maker: nn.Module, name: str = "weight", start:
 def _extend(layer: nn.Module) -> None:
     """Add what is ours to the class that torch has made for this layer alone."""
     cls = type(layer)
-    if "fuse" not in cls.__mro__[1].__dict__:  # a class that has its own way of becoming plain
+    if not hasattr(cls.__mro__[1], "fuse"):  # else the class has its own way of becoming plain
         cls.fuse = plain_layer
     cls.__reduce_ex__ = _reduce
 
@@ -69,14 +88,76 @@ def is_made(layer: nn.Module, name: str = "weight") -> bool:
     return parametrize.is_parametrized(layer, name)
 
 
+def made_tensors(model: nn.Module) -> list[tuple[str, nn.Module, str]]:
+    """Every made tensor of a network, in its order: name of the layer, the layer, name of the tensor in it."""
+    made = [(name, layer) for name, layer in model.named_modules() if parametrize.is_parametrized(layer)]
+    return [(name, layer, tensor) for name, layer in made for tensor in layer.parametrizations]
+
+
 def maker_of(layer: nn.Module, name: str = "weight") -> nn.Module | None:
-    """The maker of a weight, or None if it is an ordinary parameter."""
-    return layer.parametrizations[name][0] if is_made(layer, name) else None
+    """The maker of a weight, or None if it is an ordinary parameter.
+
+    Where torch's own parametrizations come after it, such as a spectral norm of a masked kernel, it is the first:
+    what is learned is its input.
+
+    Raises:
+        ZooError: If a mask or index comes after another maker, where it would be neither counted nor moved.
+    """
+    if not is_made(layer, name):
+        return None
+    first, *others = layer.parametrizations[name]
+    if late := [maker for maker in others if isinstance(maker, WholeNumbers)]:
+        raise ZooError(
+            f"The {name} of {label_of(layer)} is made by {type(first).__name__} and then by {type(late[0]).__name__}, "
+            "which cannot be counted or moved there: put one maker on a weight, with zoo.layers.make_weight."
+        )
+    return first
 
 
 def learned_of(layer: nn.Module, name: str = "weight") -> nn.Parameter:
-    """The learned tensor of a made weight, or the weight itself."""
-    return layer.parametrizations[name].original if is_made(layer, name) else getattr(layer, name)
+    """The learned tensor of a made weight, or the weight itself.
+
+    Raises:
+        ZooError: If the weight is made from several tensors, as torch's weight norm does.
+    """
+    if not is_made(layer, name):
+        return getattr(layer, name)
+    made = layer.parametrizations[name]
+    if not made.is_tensor:
+        raise ZooError(f"The {name} of {label_of(layer)} is made from {made.ntensors} tensors by {type(made[0]).__name__}.")
+    return made.original
+
+
+def own_parameter(layer: nn.Module, name: str = "weight") -> nn.Parameter:
+    """The ordinary parameter of a layer that a maker can take the place of.
+
+    Raises:
+        ZooError: If there is none: the message says why, and what to do.
+    """
+    if not isinstance(layer, nn.Module):
+        raise ZooError(f"A maker goes on a layer (an nn.Module), not on a {type(layer).__name__}.")
+    if is_made(layer, name):
+        makers = " and ".join(type(maker).__name__ for maker in layer.parametrizations[name])
+        raise ZooError(
+            f"The {name} of {label_of(layer)} is made already, by {makers}, and one weight has one maker: take a new "
+            "layer, or the plain one that zoo.reparameterize gives."
+        )
+    weight = layer._parameters.get(name)
+    if weight is None:
+        why = "it is computed by a hook, such as torch's pruning or weight_norm: remove that" if name in vars(layer) else (
+            "give a single layer, such as a convolution"
+        )
+        raise ZooError(f"{label_of(layer)} has no parameter {name!r} for a maker to take the place of: {why}.")
+    if nn.parameter.is_lazy(weight):
+        raise ZooError(f"{label_of(layer)} is a lazy layer without a shape yet: run the network once first.")
+    return weight
+
+
+def label_of(layer: nn.Module) -> str:
+    """A layer in a message: its class, and its sizes if it says them in a line."""
+    cls = type(layer).__mro__[1] if parametrize.is_parametrized(layer) else type(layer)
+    sizes = layer.extra_repr()
+    return cls.__name__ if not sizes or "\n" in sizes else f"{cls.__name__}({sizes})"
 
 
 @torch.no_grad()

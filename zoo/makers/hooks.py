@@ -15,6 +15,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from ..errors import ZooError
+from .registered import check_registered
 
 
 def copy_of(model: nn.Module) -> nn.Module:
@@ -24,9 +25,11 @@ def copy_of(model: nn.Module) -> nn.Module:
         model: Any network; it is not changed.
 
     Raises:
-        ZooError: If a hook of another kind computes a weight, or the network cannot be copied.
+        ZooError: If a hook of another kind computes a weight, the network does not register what it learns, or it
+            cannot be copied.
     """
     _refuse(model)
+    check_registered(model)
     memo: dict[int, object] = {}
     for module in model.modules():  # tensors with a gradient history cannot be deep-copied
         for value in vars(module).values():

@@ -23,13 +23,15 @@ def mask_shape(shape: Sequence[int], unit: str = "weight") -> tuple[int, ...]:
     """Shape of the mask of a weight: the first axes of ``shape``, or all of them for a linear layer's matrix.
 
     Args:
-        shape: Of the weight: (out, in, height, width) or (out, in).
+        shape: Of the weight: (out, in, height, width), with one or three axes in place of the last two for
+            convolutions of one or three dimensions, or (out, in).
         unit: One of :data:`UNITS`.
 
     Raises:
         ZooError: If there is no such unit.
     """
-    return tuple(shape) if len(shape) == 2 else tuple(shape[: UNITS[check_unit(unit)]])
+    axes = {"weight": len(shape), "row": len(shape) - 1} | {u: UNITS[u] for u in ("kernel", "filter")}
+    return tuple(shape) if len(shape) <= 2 else tuple(shape[: axes[check_unit(unit)]])
 
 
 def check_unit(unit: str) -> str:

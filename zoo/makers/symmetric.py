@@ -30,7 +30,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ZooError
-from .base import make_weight
+from .base import make_weight, own_parameter
 from .lowrank import LowRankSymmetric
 
 __all__ = ["CHANNEL_TYPES", "TYPES", "SymmetricGates", "SymmetricWeight", "make_symmetric", "symmetric_maker"]
@@ -248,7 +248,7 @@ def make_symmetric(
     Raises:
         ZooError: If the type does not exist or does not fit the weight.
     """
-    kernel = layer.weight.detach().clone()
+    kernel = own_parameter(layer).detach().clone()
     with kernel.device:
         maker = symmetric_maker(kernel.shape, symm_type, odd_centre, rank)
     keep = not project and isinstance(maker, SymmetricWeight)
@@ -261,7 +261,10 @@ def _check_shape(shape: tuple[int, ...], symm_type: str) -> None:
     if len(shape) not in (2, 4):
         raise ZooError(f"Symmetry {symm_type!r} needs a kernel of 4 dimensions or a matrix; this has {shape}.")
     if symm_type in (*CHANNEL_TYPES, "tri+spa") and shape[0] != shape[1]:
-        raise ZooError(f"Symmetry {symm_type!r} needs as many input as output channels; the kernel has {shape}.")
+        raise ZooError(
+            f"Symmetry {symm_type!r} needs as many input as output channels (of one group); the kernel has {shape}: "
+            "'spa' and the chunk types fit others too."
+        )
     if symm_type in ("spa", "tri+spa") and (len(shape) != 4 or shape[2] != shape[3]):
         raise ZooError(f"Symmetry {symm_type!r} needs a kernel with as many rows as columns; this has {shape}.")
     if chunk := _CHUNK.fullmatch(symm_type):

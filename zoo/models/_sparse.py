@@ -13,9 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import WeightError, ZooError
-from ..makers import is_made, learned_of, make_weight, maker_of
+from ..makers import is_made, learned_of, maker_of
 from ..makers.hooks import copy_of
-from ..makers.masked import UNITS, MaskedWeight, check_sparsity, check_unit, entries_on, mask_shape
+from ..makers.masked import UNITS, MaskedWeight, check_sparsity, check_unit
+from ..makers.sparse import erk_counts as erk_counts  # where it was before
+from ..makers.sparse import make_sparse, make_tied, put_masks
 from ..makers.tied import TiedWeight
 from ..precision import full_precision
 from ._same_function import SIZES, check_same_function
@@ -66,7 +68,7 @@ class SparseNet(ABC):
             sparse_unit: ``weight``, ``row``, ``kernel`` or ``filter``; for tied weights ``weight`` or ``kernel``.
             reparam: ``sparse`` (mask) or ``tied`` (bank).
             fc_sparsity: Sparsity of the sparse linear layers; None for ``sparsity``.
-            density: ``uniform``, or ``erk``: as many weights in all, spread over the layers as in :func:`erk_counts`.
+            density: ``uniform``, or ``erk``: as many weights in all, spread over the layers as in :func:`zoo.makers.sparse.erk_counts`.
             mask_dense: Also where the sparsity is 0, with masks that are all ones.
 
         Raises:
@@ -74,8 +76,6 @@ class SparseNet(ABC):
         """
         if reparam not in ("sparse", "tied"):
             raise ZooError(f"reparam is 'sparse' or 'tied', not {reparam!r}.")
-        if density not in ("uniform", "erk"):
-            raise ZooError(f"density is 'uniform' or 'erk', not {density!r}.")
         if reparam == "tied" and density != "uniform":
             raise ZooError("density 'erk' is a distribution of mask entries: use it with reparam 'sparse'.")
         check_unit(sparse_unit)
@@ -87,23 +87,19 @@ class SparseNet(ABC):
         made = [name for name, layer in layers.items() if is_made(layer)]
         if made:
             raise ZooError(f"{made[0]} and {len(made) - 1} more layers have made weights: collapse the network first.")
-        counts: dict[str, int] = {}
-        if density == "erk":
-            shapes = {name: tuple(layer.weight.shape) for name, layer in layers.items()}
-            counts = erk_counts(shapes, {n: self._sparsity_of(layer) for n, layer in layers.items()}, sparse_unit)
-        for name, layer in layers.items():
-            self._put_maker(layer, counts.get(name))
+        sparsities = {name: self._sparsity_of(layer) for name, layer in layers.items()}
+        if reparam == "sparse":
+            put_masks(layers, sparsities, sparse_unit, density)
+        else:
+            for layer in layers.values():
+                self._put_maker(layer)
 
     def _sparsity_of(self, layer: nn.Module) -> float:
         return self.fc_sparsity if isinstance(layer, nn.Linear) else self.sparsity
 
-    def _put_maker(self, layer: nn.Module, on: int | None = None) -> None:
-        shape, sparsity = tuple(layer.weight.shape), self._sparsity_of(layer)
-        if self.reparam == "tied":
-            maker = TiedWeight(shape, sparsity, self.sparse_unit)
-        else:
-            maker = MaskedWeight(shape, sparsity, self.sparse_unit, on)
-        make_weight(layer, maker.to(layer.weight.device))
+    def _put_maker(self, layer: nn.Module) -> None:
+        make = make_tied if self.reparam == "tied" else make_sparse
+        make(layer, self._sparsity_of(layer), self.sparse_unit)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False):
         """As ``nn.Module``'s. If not strict, a classifier of another number of classes is left out.
@@ -202,45 +198,6 @@ def unit_of(granularity: int, tied: bool) -> str:
             f"granularity of {kind} weights is one of {', '.join(map(str, sorted(units)))}, not {granularity!r}."
         )
     return units[granularity]
-
-
-def erk_counts(
-    shapes: Mapping[str, Sequence[int]], sparsities: Mapping[str, float], unit: str = "weight"
-) -> dict[str, int]:
-    """Mask entries that are on in each layer, by the Erdos-Renyi-kernel rule, for as many weights as uniform sparsity.
-
-    A layer's density is proportional to (sum of its weight's axes) / (product of them); layers for which that exceeds
-    1 are dense and the others share what is left. U. Evci et al., "Rigging the Lottery: Making All Tickets Winners",
-    ICML 2020, https://arxiv.org/abs/1911.11134, section 3.
-
-    Args:
-        shapes: Of the weights, by layer.
-        sparsities: The uniform ones, whose total count of weights is kept (to within one unit).
-        unit: What a mask entry switches.
-
-    Returns:
-        Entries that are on, by layer.
-    """
-    entries = {name: math.prod(mask_shape(shape, unit)) for name, shape in shapes.items()}
-    weights = {name: math.prod(shape) // entries[name] for name, shape in shapes.items()}  # per entry
-    total = sum(entries_on(entries[name], sparsities[name]) * weights[name] for name in shapes)
-    dense: set[str] = set()
-    while True:
-        rest = total - sum(math.prod(shapes[name]) for name in dense)
-        scale = rest / max(1, sum(sum(shape) for name, shape in shapes.items() if name not in dense))
-        share = {n: 1.0 if n in dense else scale * sum(s) / math.prod(s) for n, s in shapes.items()}
-        over = {name for name in shapes if share[name] > 1}
-        if not over:
-            break
-        dense |= over
-    exact = {name: share[name] * entries[name] for name in shapes}
-    counts = {name: min(int(exact[name]), entries[name]) for name in shapes}
-    left = total - sum(counts[name] * weights[name] for name in shapes)
-    for name in sorted(shapes, key=lambda name: counts[name] - exact[name]):  # largest remainder first
-        if counts[name] < entries[name] and left >= weights[name]:
-            counts[name] += 1
-            left -= weights[name]
-    return counts
 
 
 @full_precision()

@@ -13,14 +13,13 @@ from timm.models import BasicBlock
 from torch import Tensor, nn
 
 from ..errors import UnknownNameError, WeightError, ZooError
+from ..layers.paradise import AC_BRANCHES as _AC
 from ..layers.paradise import BRANCHES, PDAConv2d, PDBConv2d
 from ._plain_resnet import PlainResNet
 from ._reference import register_reference, rename
 from ._register import register
 
 __all__ = ["ParadiseResNet", "expand_plain"]
-
-_AC = ("standard1", "skeleton")
 
 
 class ParadiseResNet(PlainResNet):

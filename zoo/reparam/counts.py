@@ -11,12 +11,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.parametrize import cached, is_parametrized
+from torch.nn.utils.parametrize import cached
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..makers import is_made, learned_of, maker_of
+from ..makers.base import learned_of, made_tensors, maker_of
 from ..makers.hooks import copy_of
 from ..makers.masked import MaskedWeight
+from ..makers.registered import check_registered
 from ..makers.tied import TiedWeight
 from ..precision import full_precision
 from .walk import plain_copy
@@ -62,17 +63,13 @@ def count_parameters(model: nn.Module) -> dict[str, int]:
     """
     entries = model.state_dict().keys()
     current = copy_of(model).eval()  # with the weights that torch's pruning leaves
-    masked = {
-        id(learned_of(layer)): layer
-        for layer in current.modules()
-        if is_made(layer) and isinstance(maker_of(layer), MaskedWeight)
-    }
+    masked = {key: maker for key, maker in _makers(current).items() if isinstance(maker, MaskedWeight)}
     plain = plain_copy(current, batch_norm="fold", reuse="unroll")
     return {
         "stored": sum(p.numel() for name, p in model.named_parameters(remove_duplicate=False) if name in entries),
         "unique": sum(p.numel() for p in model.parameters()),
         "nonzero": sum(
-            int(torch.count_nonzero(masked[id(p)].weight if id(p) in masked else p)) for p in current.parameters()
+            int(torch.count_nonzero(masked[id(p)](p) if id(p) in masked else p)) for p in current.parameters()
         ),
         "inference": sum(p.numel() for p in plain.parameters()),
     }
@@ -92,11 +89,11 @@ def count_macs(model: nn.Module, image: tuple[int, int, int] | Tensor) -> int:
         parameter = next(model.parameters())
         image = torch.zeros(1, *image, device=parameter.device, dtype=parameter.dtype)
     training = {module: module.training for module in model.modules()}
-    made = [(layer, name) for layer in model.modules() if is_parametrized(layer) for name in layer.parametrizations]
+    made = made_tensors(model)
     try:
         model.eval()
         with cached():
-            for layer, name in made:
+            for _, layer, name in made:
                 getattr(layer, name)  # now, so that it is not counted below
             with FlopCounterMode(display=False) as counter:
                 model(image)
@@ -180,9 +177,17 @@ def density_report(model: nn.Module) -> DensityReport:
     Sparse and tied weights are counted by their makers; all other parameters count as dense, those of a collapsed
     network included, since its plain layers hold zeros like any other number.
     """
-    makers = {id(learned_of(layer)): maker_of(layer) for layer in model.modules() if is_made(layer)}
+    check_registered(model)
+    makers = _makers(model)
     tensors = tuple(_tensor(name, p, makers.get(id(p))) for name, p in model.named_parameters())
     return DensityReport(tensors, getattr(model, "sparsity", None))
+
+
+def _makers(model: nn.Module) -> dict[int, nn.Module]:
+    """The maker of each learned tensor, by the tensor's id; not where a weight is made from several tensors."""
+    made = [(layer, tensor) for _, layer, tensor in made_tensors(model)]
+    alone = [(layer, tensor) for layer, tensor in made if layer.parametrizations[tensor].is_tensor]
+    return {id(learned_of(layer, tensor)): maker_of(layer, tensor) for layer, tensor in alone}
 
 
 def _tensor(name: str, learned: nn.Parameter, maker: nn.Module | None) -> TensorDensity:

@@ -11,6 +11,7 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from ..errors import UnknownNameError, ZooError
 from ..makers.hooks import copy_of
+from ..layers.paradise import AC_BRANCHES
 from ..models._plain_resnet import PlainResNet, resnet_form
 from ..models._same_function import check_same_function, check_same_outputs
 from ..models._sparse import sparse_from_plain
@@ -85,7 +86,7 @@ def _images_for(source: nn.Module) -> Tensor:
 
 def _paradise(source: nn.Module, kind: str, options: dict[str, Any]) -> ParadiseResNet:
     if kind == "ac":
-        kind, options = "pd_a", {"branches": ("standard1", "skeleton"), **options}
+        kind, options = "pd_a", {"branches": AC_BRANCHES, **options}
     if made := [name for name, module in source.named_modules() if is_parametrized(module)]:
         raise ZooError(f"{made[0]} does not have an ordinary kernel: reparameterize the network first.")
     if isinstance(source, ParadiseResNet):
