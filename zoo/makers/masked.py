@@ -99,22 +99,22 @@ class MaskedWeight(WholeNumbers):
         Raises:
             ZooError: If it is the average of different masks.
         """
-        return self.whole()
+        return self.lend()
 
     @property
     def granularity(self) -> int:
         """Number of axes of the mask, the published code's ``sub-kernel-granularity``."""
-        return self.mask.dim()
+        return self.whole().dim()
 
     @property
     def active(self) -> int:
         """Number of weights that are on."""
-        return int(self.mask.sum()) * self.weights_per_entry
+        return int(self.whole().sum()) * self.weights_per_entry
 
     def forward(self, learned: Tensor) -> Tensor:
         """(S) -> (S), zero where the mask is off."""
-        trailing = (1,) * (learned.dim() - self.mask.dim())
-        return learned * self.mask.to(learned.dtype).reshape(*self.mask.shape, *trailing)
+        mask = self.whole()
+        return learned * mask.to(learned.dtype).reshape(*mask.shape, *(1,) * (learned.dim() - mask.dim()))
 
     def right_inverse(self, kernel: Tensor) -> Tensor:
         """The kernel itself; what the mask covers is kept but has no effect."""
@@ -122,7 +122,7 @@ class MaskedWeight(WholeNumbers):
 
     def scores(self, learned: Tensor) -> Tensor:
         """Mean magnitude of the weights of each entry, in the mask's shape; for entries that are off as well."""
-        return learned.detach().abs().reshape(*self.mask.shape, -1).mean(-1)
+        return learned.detach().abs().reshape(*self.whole().shape, -1).mean(-1)
 
     @torch.no_grad()
     def keep_largest_(self, learned: Tensor, on: int) -> None:
@@ -132,4 +132,4 @@ class MaskedWeight(WholeNumbers):
         self.mask.copy_(mask.view(self.mask.shape))
 
     def extra_repr(self) -> str:
-        return f"mask={tuple(self.mask.shape)}, weights_per_entry={self.weights_per_entry}"
+        return f"mask={tuple(self.whole().shape)}, weights_per_entry={self.weights_per_entry}"

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from torch import nn
 
 from ..errors import ZooError
-from .base import make_weight, own_parameter
+from .base import is_made, make_weight, maker_of, own_parameter
 from .masked import MaskedWeight, check_sparsity, check_unit, entries_on, mask_shape
 from .tied import TiedWeight
 
@@ -66,6 +66,11 @@ def _layers(module: nn.Module) -> dict[str, nn.Module]:
     layers = {name: layer for name, layer in module.named_modules() if isinstance(layer, _CONVOLUTIONS)}
     if not layers:
         raise ZooError(f"{type(module).__name__} has no convolution: name the layers to change, one by one.")
+    if made := [name for name, layer in layers.items() if is_made(layer)]:
+        raise ZooError(
+            f"{made[0]} of this {type(module).__name__} is made already, by {type(maker_of(layers[made[0]])).__name__}, "
+            "and one weight has one maker: name the layers to change, one by one."
+        )
     return layers
 
 

@@ -4,6 +4,11 @@
 averages every buffer. The mean of masks is then their union, and that of an index is rounded down: a wrong network
 without an error. Such a buffer therefore has a fingerprint beside it, which is averaged or copied along: numbers
 (r, r^2) no longer have this form once they are the mean of different ones.
+
+``timm.utils.ModelEmaV2`` averages what is in the state dict, where the fingerprint is not, so that the keys of a
+network stay its own. It is told by what it does: a mask that was not lent to anybody (:meth:`WholeNumbers.lend`) has
+gained entries and lost none, or an index has changed. What cannot be told from a copy is the union of a mask with one
+that it contains, since that changes nothing: an average of a network that is being pruned stays as dense as it began.
 """
 
 import torch
@@ -17,9 +22,11 @@ _PRIME = 65_521
 class WholeNumbers(nn.Module):
     """A maker with one such buffer, read through :meth:`whole`.
 
-    The fingerprint is compared only when torch's version counters say that somebody wrote to both tensors; in-place
-    changes of the buffer alone, which is how sparsity moves, are taken as they are.
+    All is compared only when torch's version counters say that somebody wrote to the tensors. In-place changes of a
+    buffer that was lent, which is how sparsity moves, are taken as they are.
     """
+
+    _lent = 0  # id of the lent tensor: a deep copy's was not
 
     constant = False
     """Nothing but loading changes the buffer."""
@@ -40,16 +47,29 @@ class WholeNumbers(nn.Module):
         if torch.compiler.is_compiling() or tensor is not self._seen[0] or tensor.is_inference():
             return tensor  # what torch puts in its place for a while is none of an average's doing
         if (tensor._version, fingerprint._version) != self._seen[1:]:
-            if fingerprint._version != self._seen[2]:
-                first, square = fingerprint.tolist()
-                own = float(_fingerprint(tensor)[0])
-                if abs(first * first - square) > 1e-6 or (self.constant and abs(first - own) > 1e-6):
-                    raise ZooError(
-                        f"The {self._name} of a layer was averaged with others, which has no meaning: average with "
-                        "use_buffers=False, which copies it (torch.optim.swa_utils), or with timm.utils.ModelEmaV3."
-                    )
+            if self._averaged(tensor, fingerprint):
+                raise ZooError(
+                    f"The {self._name} of a layer was averaged with others, which has no meaning: average with "
+                    "use_buffers=False, which copies it (torch.optim.swa_utils), or with timm.utils.ModelEmaV3; and "
+                    "copy one by load_state_dict."
+                )
             self._note()
         return tensor
+
+    def lend(self) -> Tensor:
+        """The buffer, for whoever may write to it."""
+        tensor = self.whole()
+        self._lent = id(tensor)
+        return tensor
+
+    def _averaged(self, tensor: Tensor, fingerprint: Tensor) -> bool:
+        written = fingerprint._version != self._seen[2]
+        if written or self.constant:
+            first, square = fingerprint.tolist()
+            own = float(_fingerprint(tensor)[0])
+            return abs(first * first - square) > 1e-6 or (self.constant and abs(first - own) > 1e-6)
+        before = self._before
+        return self._lent != id(tensor) and not before.equal(tensor) and bool((tensor | ~before).all())
 
     def init_non_persistent_buffers(self) -> None:
         """Make the fingerprint anew, for whoever builds a network without values (timm's protocol)."""
@@ -62,6 +82,7 @@ class WholeNumbers(nn.Module):
         self._buffers["fingerprint"] = fingerprint = _fingerprint(tensor)
         versions = (0, 0) if tensor.is_inference() else (tensor._version, fingerprint._version)
         self._seen = (tensor, *versions)
+        self._before = None if self.constant else tensor.clone()
 
     def _apply(self, fn, recurse=True):
         if not self._buffers[self._name].is_meta:

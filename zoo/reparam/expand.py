@@ -1,6 +1,7 @@
 """``expand``, the way back: start one of the zoo's networks from an ordinary network's weights."""
 
 import copy
+import re
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -21,7 +22,15 @@ from ..models.swrn import swrn_from_plain
 from ..precision import full_precision
 from .record import input_size_of, random_images
 
-KINDS = ("pd_a", "pd_b", "ac", "swrn", "symmetric", "sparse")
+KINDS = {
+    "pd_a": "branches",
+    "pd_b": "branches, reduction",
+    "ac": "none",
+    "swrn": "none",
+    "symmetric": "symm_type, scope, rank",
+    "sparse": "sparsity, sparse_unit, reparam, fc_sparsity, density",
+}
+"""What an ordinary network can become, and the options of each."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +79,11 @@ def expand(source: nn.Module, kind: str, **options: Any) -> Expansion:
         else:
             model, error = _paradise(source, kind, options), 0.0
     except TypeError as error:
-        raise ZooError(f"expand to {kind}: {error}.") from None
+        if missing := re.search(r"missing .* argument: '(\w+)'", str(error)):
+            raise ZooError(f"expand to {kind} needs the option {missing[1]}.") from None
+        if unknown := re.search(r"(?:unexpected keyword|keyword) argument '(\w+)'", str(error)):
+            raise UnknownNameError(f"expand to {kind} has no option {unknown[1]!r} (it has: {KINDS[kind]}).") from None
+        raise ZooError(f"expand to {kind}: an option has a wrong type ({error}).") from None
     exact = error <= 10 * torch.finfo(next(source.parameters()).dtype).eps
     if exact:
         check_same_outputs(source, model, _images_for(source))

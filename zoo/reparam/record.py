@@ -1,5 +1,6 @@
 """The equivalence record: in numbers, how equal two networks are, and what the second one costs."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -77,9 +78,14 @@ def equivalence_record(
     first_name = "random" if example is None else "example"
     if example is None:
         example = random_images(before, batch, seed, input_size)
+    for name, inputs in (("example", example), ("real", real)):
+        if inputs is not None and not (isinstance(inputs, Tensor) and inputs.dim() and len(inputs)):
+            found = tuple(inputs.shape) if isinstance(inputs, Tensor) else type(inputs).__name__
+            raise ZooError(f"{name} is a tensor of inputs, whose first axis is the batch, not {found}.")
     differences = []
     for dtype in (torch.float64, torch.float32):
         first, second = (copy_of(model).eval().to(dtype) for model in (before, after))
+        outputs_of(first, example[:1])  # fails, in a line, without a batch axis
         for name, inputs in ((first_name, example), ("real", real)):
             if inputs is not None:
                 a, b = outputs_of(first, inputs), outputs_of(second, inputs)
@@ -109,21 +115,30 @@ def random_images(
 ) -> Tensor:
     """Standard normal images of a network's size, float64 on the CPU, (batch, channels, height, width)."""
     generator = torch.Generator("cpu").manual_seed(seed)
-    size = input_size or input_size_of(model)
+    size = input_size_of(model) if input_size is None else input_size
+    if not isinstance(size, Sequence) or len(size) != 3 or not all(isinstance(n, int) and n > 0 for n in size):
+        raise ZooError(f"input_size is (channels, height, width), three integers from 1, not {size!r}.")
     return torch.randn(batch, *size, generator=generator, dtype=torch.float64, device="cpu")
 
 
 def input_size_of(model: nn.Module) -> tuple[int, int, int]:
-    """(channels, height, width) of the images a network takes, from its timm configuration and first convolution.
+    """(channels, height, width) of the images a network takes.
+
+    Channels are those of its first convolution; sides those that a part with an ``img_size`` was built for (timm's
+    patch embeddings), else those of the timm configuration of the network or of the one inside a wrapper.
 
     Raises:
         ZooError: If it has no such configuration.
     """
-    cfg = getattr(model, "pretrained_cfg", None)
-    if not cfg or "input_size" not in cfg:
+    modules = list(model.modules())
+    cfgs = (getattr(module, "pretrained_cfg", None) or {} for module in modules)
+    size = next((cfg["input_size"] for cfg in cfgs if "input_size" in cfg), None)
+    if size is None:
         raise ZooError(
             "It is not known what images this network takes: give input_size=(channels, height, width), or inputs of "
             "its own as example."
         )
-    channels = next((m.in_channels for m in model.modules() if isinstance(m, nn.Conv2d)), cfg["input_size"][0])
-    return (channels, *cfg["input_size"][1:])
+    channels = next((m.in_channels for m in modules if isinstance(m, nn.Conv2d)), size[0])
+    built = (getattr(module, "img_size", None) for module in modules)
+    sides = next((sides for sides in built if isinstance(sides, tuple | list) and len(sides) == 2), size[1:])
+    return (channels, *sides)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import ZooError
-from ...makers import maker_of
+from ...makers.base import made_tensors, maker_of
 from ...makers.masked import MaskedWeight
 from ...makers.tied import TiedWeight
 from .options import Option, flag, number, read_options
@@ -19,8 +19,20 @@ from .penalties import penalty
 
 
 def layers_with(model: nn.Module, *makers: type[nn.Module]) -> dict[str, nn.Module]:
-    """The layers whose weights are made by one of these makers, by name, in the network's order."""
-    return {name: layer for name, layer in model.named_modules() if isinstance(maker_of(layer), makers)}
+    """The layers whose weights are made by one of these makers, by name, in the network's order.
+
+    Raises:
+        ZooError: If one of them makes another tensor than a layer's ``weight``.
+    """
+    found = {}
+    for name, layer, tensor in made_tensors(model):
+        if isinstance(maker := maker_of(layer, tensor), makers):
+            if tensor != "weight":
+                raise ZooError(
+                    f"{name}.{tensor} is made by {type(maker).__name__}: methods treat tensors called 'weight' only."
+                )
+            found[name] = layer
+    return found
 
 
 class Method:
@@ -59,8 +71,8 @@ class Method:
     def _check_no_layers(self, model: nn.Module) -> None:
         kind = "tied" if self.makers == (TiedWeight,) else "sparse"
         raise ZooError(
-            f"Method {self.name!r} is for {kind} weights and {type(model).__name__} has none: build the network with "
-            f"reparam {kind!r} and a sparsity."
+            f"Method {self.name!r} is for {kind} weights and {type(model).__name__} has none: give its layers some with "
+            f"zoo.layers.make_{kind}, before its optimizer is made."
         )
 
     def penalty(self) -> Tensor | None:

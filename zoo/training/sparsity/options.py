@@ -32,6 +32,8 @@ def read_options(method: str, given: Mapping[str, Any], options: Mapping[str, Op
         UnknownNameError: If an option does not exist; the message names close matches.
         ZooError: If a required one is missing or a value has no meaning.
     """
+    if not isinstance(given, Mapping):
+        raise ZooError(f"The options of method {method!r} are a mapping of names to values, not {given!r}.")
     for key in given:
         if key not in options:
             close = close_names(str(key), options) or list(options)

@@ -65,8 +65,8 @@ class Pruned(Method):
 
     def _check_no_layers(self, model: nn.Module) -> None:
         raise ZooError(
-            f"Pruning works on masks and {type(model).__name__} has none: call make_sparse(0.0) of the dense network, "
-            "which gives it masks that are all ones, before its optimizer is made."
+            f"Pruning works on masks and {type(model).__name__} has none: zoo.layers.make_sparse(network, 0.0) gives "
+            "it masks that are all ones; call it before the optimizer is made."
         )
 
     def _targets(self) -> dict[str, float]:

@@ -27,7 +27,7 @@ def transfer_masks(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     own = {name: maker_of(layer).mask for name, layer in layers_with(model, MaskedWeight).items()}
     given = {name.removesuffix(_MASK): mask for name, mask in state.items() if name.endswith(_MASK)}
     if not own:
-        raise WeightError(f"{type(model).__name__} has no masks to replace: build it with reparam 'sparse'.")
+        raise WeightError(f"{type(model).__name__} has no masks to replace: give its layers some with zoo.layers.make_sparse.")
     for names, place in ((own.keys() - given.keys(), "masks given"), (given.keys() - own.keys(), "network")):
         if names:
             raise WeightError(f"No mask of {', '.join(sorted(names)[:4])} in the {place}: use the same architecture.")
@@ -35,8 +35,8 @@ def transfer_masks(model: nn.Module, state: Mapping[str, Tensor]) -> None:
         found = given[name]
         if found.shape != mask.shape:
             raise WeightError(
-                f"The mask of {name} has shape {tuple(found.shape)}, not {tuple(mask.shape)}: use the same width and "
-                "sparse_unit."
+                f"The mask of {name} has shape {tuple(found.shape)}, not {tuple(mask.shape)}: make both networks "
+                "of the same widths, and sparse with the same unit."
             )
         if not torch.all((found == 0) | (found == 1)):
             raise WeightError(f"The mask of {name} has values other than 0 and 1.")
