@@ -1,5 +1,6 @@
 """Which parameters weight decay is for, in a network with made kernels."""
 
+from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
@@ -16,8 +17,8 @@ def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
 
     Decayed is every tensor of two axes or more, and what a kernel of two axes or more is made from, however many axes
     that has. Not decayed are biases, batch norms and other vectors, what ``no_weight_decay()`` of the network or of a
-    part of it names, and the coefficients of shared layers: decay on them and on the templates would shrink their
-    product twice. Frozen parameters are left out; a bank that several layers share is there once.
+    part of it names, also by pattern, and the coefficients of shared layers: decay on them and on the templates would
+    shrink their product twice. Frozen parameters are left out; a bank that several layers share is there once.
 
     Args:
         model: Any network, also one inside a wrapper such as ``DistributedDataParallel``.
@@ -48,7 +49,8 @@ def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     groups: tuple[list[nn.Parameter], list[nn.Parameter]] = ([], [])
     for name, parameter in model.named_parameters():
         plain = name.replace("parametrizations.", "").removesuffix(".original")
-        spare = name.endswith(".bias") or id(parameter) in spared or not named.isdisjoint((name, plain))
+        spare = name.endswith(".bias") or id(parameter) in spared
+        spare = spare or any(fnmatchcase(key, pattern) for pattern in named for key in (name, plain))
         if parameter.requires_grad:
             groups[axes.get(id(parameter), parameter.dim()) > 1 and not spare].append(parameter)
     return [{"params": groups[0], "weight_decay": 0.0}, {"params": groups[1], "weight_decay": weight_decay}]

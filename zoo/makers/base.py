@@ -124,7 +124,7 @@ def learned_of(layer: nn.Module, name: str = "weight") -> nn.Parameter:
         return getattr(layer, name)
     made = layer.parametrizations[name]
     if not made.is_tensor:
-        raise ZooError(f"The {name} of {label_of(layer)} is made from {made.ntensors} tensors by {type(made[0]).__name__}.")
+        raise ZooError(f"{label_of(layer)}: {type(made[0]).__name__} makes its {name} from {made.ntensors} tensors.")
     return made.original
 
 
@@ -144,10 +144,10 @@ def own_parameter(layer: nn.Module, name: str = "weight") -> nn.Parameter:
         )
     weight = layer._parameters.get(name)
     if weight is None:
-        why = "it is computed by a hook, such as torch's pruning or weight_norm: remove that" if name in vars(layer) else (
-            "give a single layer, such as a convolution"
-        )
-        raise ZooError(f"{label_of(layer)} has no parameter {name!r} for a maker to take the place of: {why}.")
+        what = "give a single layer, such as a convolution"
+        if name in vars(layer):
+            what = "a hook computes it, such as torch's pruning or weight_norm, which is to be removed first"
+        raise ZooError(f"{label_of(layer)} has no parameter {name!r} for a maker to take the place of: {what}.")
     if nn.parameter.is_lazy(weight):
         raise ZooError(f"{label_of(layer)} is a lazy layer without a shape yet: run the network once first.")
     return weight

@@ -29,7 +29,6 @@ def copy_of(model: nn.Module) -> nn.Module:
             cannot be copied.
     """
     _refuse(model)
-    check_registered(model)
     memo: dict[int, object] = {}
     for module in model.modules():  # tensors with a gradient history cannot be deep-copied
         for value in vars(module).values():
@@ -39,6 +38,7 @@ def copy_of(model: nn.Module) -> nn.Module:
         twin = copy.deepcopy(model, memo)
     except (TypeError, RuntimeError) as error:
         raise ZooError(f"{type(model).__name__} cannot be copied ({' '.join(str(error).split())[:200]}).") from None
+    check_registered(twin)  # whose functions may also close over parts of the original
     for name, module in twin.named_modules():
         for key, hook in list(module._forward_pre_hooks.items()):
             if isinstance(hook, prune.BasePruningMethod):

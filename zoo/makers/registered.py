@@ -36,7 +36,7 @@ def check_registered(model: nn.Module) -> None:
         if cls.__module__.startswith(("torch.", "torchvision.")):
             continue
         places = {key: value for key, value in vars(module).items() if key not in _OWN_KEYS}
-        for base in cls.__mro__:
+        for base in reversed(cls.__mro__):
             if not base.__module__.startswith(_LIBRARIES):
                 places |= {f"{key}()": value for key, value in _steps_of(base).items()}
         for key, value in places.items():
@@ -45,8 +45,8 @@ def check_registered(model: nn.Module) -> None:
                     what = "a parameter" if isinstance(found, Tensor) else f"a {type(found).__name__}"
                     raise ZooError(
                         f"{name or type(module).__name__}: {key} holds {what} that the network does not register, so "
-                        "that it is neither trained, saved nor counted: make it an attribute of its own, or use "
-                        "nn.ModuleList, nn.ModuleDict or nn.ParameterList."
+                        "that it is neither trained, saved, counted nor copied: make it an attribute of its own, or "
+                        "use nn.ModuleList, nn.ModuleDict or nn.ParameterList."
                     )
 
 

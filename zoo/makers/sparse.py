@@ -51,9 +51,7 @@ def make_tied(module: nn.Module, sparsity: float, unit: str = "weight") -> nn.Mo
     Raises:
         ZooError: As :func:`make_sparse`.
     """
-    makers = [
-        (layer, TiedWeight(own_parameter(layer).shape, sparsity, unit)) for layer in _layers(module).values()
-    ]
+    makers = [(layer, TiedWeight(own_parameter(layer).shape, sparsity, unit)) for layer in _layers(module).values()]
     for layer, maker in makers:
         make_weight(layer, maker.to(layer.weight.device))
     return module
@@ -67,9 +65,10 @@ def _layers(module: nn.Module) -> dict[str, nn.Module]:
     if not layers:
         raise ZooError(f"{type(module).__name__} has no convolution: name the layers to change, one by one.")
     if made := [name for name, layer in layers.items() if is_made(layer)]:
+        maker = type(maker_of(layers[made[0]])).__name__
         raise ZooError(
-            f"{made[0]} of this {type(module).__name__} is made already, by {type(maker_of(layers[made[0]])).__name__}, "
-            "and one weight has one maker: name the layers to change, one by one."
+            f"{made[0]} of this {type(module).__name__} is made already, by {maker}, and one weight has one maker: "
+            "name the layers to change, one by one."
         )
     return layers
 

@@ -92,6 +92,12 @@ class WholeNumbers(nn.Module):
         self._note()
         return self
 
+    def __getstate__(self) -> dict:
+        """For pickle and deep copies, which then take over what is known of the buffer."""
+        if not self._buffers[self._name].is_meta:
+            self.whole()
+        return vars(self)
+
     def _save_to_state_dict(self, destination, prefix, keep_vars):
         self.whole()
         super()._save_to_state_dict(destination, prefix, keep_vars)

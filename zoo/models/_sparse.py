@@ -16,7 +16,7 @@ from ..errors import WeightError, ZooError
 from ..makers import is_made, learned_of, maker_of
 from ..makers.hooks import copy_of
 from ..makers.masked import UNITS, MaskedWeight, check_sparsity, check_unit
-from ..makers.sparse import erk_counts as erk_counts  # where it was before
+from ..makers.sparse import erk_counts as erk_counts
 from ..makers.sparse import make_sparse, make_tied, put_masks
 from ..makers.tied import TiedWeight
 from ..precision import full_precision
@@ -68,7 +68,8 @@ class SparseNet(ABC):
             sparse_unit: ``weight``, ``row``, ``kernel`` or ``filter``; for tied weights ``weight`` or ``kernel``.
             reparam: ``sparse`` (mask) or ``tied`` (bank).
             fc_sparsity: Sparsity of the sparse linear layers; None for ``sparsity``.
-            density: ``uniform``, or ``erk``: as many weights in all, spread over the layers as in :func:`zoo.makers.sparse.erk_counts`.
+            density: ``uniform``, or ``erk``: as many weights in all, spread over the layers as in
+                :func:`zoo.layers.erk_counts`.
             mask_dense: Also where the sparsity is 0, with masks that are all ones.
 
         Raises:

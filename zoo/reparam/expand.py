@@ -11,8 +11,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.parametrize import is_parametrized
 
 from ..errors import UnknownNameError, ZooError
-from ..makers.hooks import copy_of
 from ..layers.paradise import AC_BRANCHES
+from ..makers.hooks import copy_of
 from ..models._plain_resnet import PlainResNet, resnet_form
 from ..models._same_function import check_same_function, check_same_outputs
 from ..models._sparse import sparse_from_plain

@@ -71,8 +71,8 @@ class Method:
     def _check_no_layers(self, model: nn.Module) -> None:
         kind = "tied" if self.makers == (TiedWeight,) else "sparse"
         raise ZooError(
-            f"Method {self.name!r} is for {kind} weights and {type(model).__name__} has none: give its layers some with "
-            f"zoo.layers.make_{kind}, before its optimizer is made."
+            f"Method {self.name!r} is for {kind} weights and {type(model).__name__} has none: give its layers some "
+            f"with zoo.layers.make_{kind}, before its optimizer is made."
         )
 
     def penalty(self) -> Tensor | None:

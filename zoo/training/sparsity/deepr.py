@@ -48,7 +48,7 @@ class DeepR(Method):
         super().__init__(model, options, generator)
         coarse = [name for name, layer in self.layers.items() if maker_of(layer).weights_per_entry > 1]
         if coarse:
-            raise ZooError(f"DeepR moves single weights and {coarse[0]} has larger units: make it sparse with unit 'weight'.")
+            raise ZooError(f"DeepR moves single weights and {coarse[0]} has larger units: make it with unit 'weight'.")
         self.signs: dict[str, Tensor] = {}
         self.moved = self.shortfall = 0
 

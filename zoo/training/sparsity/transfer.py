@@ -27,7 +27,7 @@ def transfer_masks(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     own = {name: maker_of(layer).mask for name, layer in layers_with(model, MaskedWeight).items()}
     given = {name.removesuffix(_MASK): mask for name, mask in state.items() if name.endswith(_MASK)}
     if not own:
-        raise WeightError(f"{type(model).__name__} has no masks to replace: give its layers some with zoo.layers.make_sparse.")
+        raise WeightError(f"{type(model).__name__} has no masks to replace: give it some with zoo.layers.make_sparse.")
     for names, place in ((own.keys() - given.keys(), "masks given"), (given.keys() - own.keys(), "network")):
         if names:
             raise WeightError(f"No mask of {', '.join(sorted(names)[:4])} in the {place}: use the same architecture.")
