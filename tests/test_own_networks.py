@@ -386,6 +386,11 @@ MISTAKES = {
     r"one square kernel shape, not \[\(4, 4\)\]": lambda: share_weights([nn.Linear(4, 4)], 1),
     r"one square kernel shape, not \[\]": lambda: share_weights([], 1),
     r"one square.*\(4, 4, 3, 3\), \(8, 4, 3, 3\)": lambda: share_weights([conv(), conv(4, 8, 3)], 1),
+    r"stride of a PDAConv2d, whose kernel is always 3x3, is 1 or 2, not 3": lambda: PDAConv2d(4, 4, 3),
+    r"needs a torch.Generator on the CPU, not None": lambda: make_method("static", make_sparse(conv(), 0.5), {}, None),
+    r"leaves no weight of 1, a weight of shape \(1, 1, 1, 1\)": lambda: make_sparse(
+        nn.Sequential(conv(), conv(1, 1, 1)), 0.95
+    ),
     r"takes a TemplateBank, not a Linear": lambda: SharedConv2d(nn.Linear(3, 3)),
     r"kernel_size of a template bank is an integer from 1, not \(3, 3\)": lambda: TemplateBank(2, 4, 4, (3, 3)),
     r"choose from standard1": lambda: PDAConv2d(4, 4, branches="sobel"),

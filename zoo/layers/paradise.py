@@ -131,11 +131,15 @@ class PDAConv2d(nn.Module):
         branches: Names out of :data:`BRANCHES`. The group branch has 64 groups, or as many as divide both widths.
 
     Raises:
-        ZooError: If a branch does not exist.
+        ZooError: If a branch does not exist, or the stride is neither 1 nor 2: the third argument is no kernel size.
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int = 1, branches: str | Sequence[str] = BRANCHES):
         super().__init__()
+        if stride not in (1, 2, (1, 1), (2, 2)):
+            raise ZooError(
+                f"The stride of a {type(self).__name__}, whose kernel is always 3x3, is 1 or 2, not {stride!r}."
+            )
         self.in_channels, self.out_channels, self.stride = in_channels, out_channels, stride
         names = branch_names(branches)
         self.branches = nn.ModuleDict({name: _make_branch(name, in_channels, out_channels, stride) for name in names})

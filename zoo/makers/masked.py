@@ -40,7 +40,7 @@ def check_unit(unit: str) -> str:
     Raises:
         ZooError: If there is no such unit.
     """
-    if unit not in UNITS:
+    if not isinstance(unit, str) or unit not in UNITS:
         raise ZooError(f"Sparse weights have units {', '.join(UNITS)}, not {unit!r}.")
     return unit
 

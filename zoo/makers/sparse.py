@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from torch import nn
 
 from ..errors import ZooError
-from .base import is_made, make_weight, maker_of, own_parameter
+from .base import is_made, label_of, make_weight, maker_of, own_parameter
 from .masked import MaskedWeight, check_sparsity, check_unit, entries_on, mask_shape
 from .tied import TiedWeight
 
@@ -94,9 +94,14 @@ def put_masks(
     for sparsity in sparsities.values():
         check_sparsity(sparsity)
     counts = erk_counts(shapes, sparsities, unit) if density == "erk" else {}
+    makers = {n: MaskedWeight(shapes[n], sparsities[n], unit, counts.get(n)) for n in layers}
+    if empty := [name for name, maker in makers.items() if not maker.active]:
+        raise ZooError(
+            f"sparsity {sparsities[empty[0]]} leaves no {unit} of {empty[0] or label_of(layers[empty[0]])}, a weight of "
+            f"shape {shapes[empty[0]]}: choose a lower one or a smaller unit."
+        )
     for name, layer in layers.items():
-        maker = MaskedWeight(shapes[name], sparsities[name], unit, counts.get(name))
-        make_weight(layer, maker.to(layer.weight.device))
+        make_weight(layer, makers[name].to(layer.weight.device))
 
 
 def erk_counts(

@@ -63,6 +63,8 @@ class Method:
 
     def __init__(self, model: nn.Module, options: Mapping[str, Any], generator: torch.Generator):
         self.values = read_options(self.name, options, self.options)
+        if not isinstance(generator, torch.Generator) or generator.device.type != "cpu":
+            raise ZooError(f"Method {self.name!r} needs a torch.Generator on the CPU, not {generator!r}.")
         self.generator = generator
         self.layers = layers_with(model, *self.makers)
         if not self.layers:
