@@ -192,6 +192,22 @@ def test_masks_of_other_tensors_are_counted_and_not_silently_left_out():
         make_method("static", model, {}, generator())
 
 
+@pytest.mark.parametrize("cls", [nn.LSTM, nn.GRU])
+def test_recurrent_layers_of_torch_may_be_sparse(cls):
+    layer = cls(4, 4).eval()
+    make_weight(layer, MaskedWeight(layer.weight_hh_l0.shape, 0.5), "weight_hh_l0")
+    x = torch.randn(3, 1, 4)
+    layer(x)
+    with torch.no_grad():
+        layer.parametrizations.weight_hh_l0.original.add_(1)
+    plain = zoo.reparameterize(layer)
+    fresh = cls(4, 4)
+    fresh.load_state_dict(plain.state_dict())
+    assert fresh.weight_hh_l0.count_nonzero() == fresh.weight_hh_l0.numel() // 2
+    close(layer(x)[0], fresh(x)[0], 1e-6)
+    close(plain(x)[0], fresh(x)[0], 1e-6)
+
+
 def test_a_network_with_weight_norm_has_a_density():
     assert zoo.density_report(nn.Sequential(parametrizations.weight_norm(nn.Linear(4, 4)))).active == 24
 
@@ -408,7 +424,7 @@ MISTAKES = {
     ),
     r"give its layers some with zoo.layers.make_tied": lambda: make_method("tied", conv(), {}, generator()),
     r"mapping of names to values, not None": lambda: make_method("set", make_sparse(conv(), 0.5), None, generator()),
-    r"no option 'depth' \(it has: branches\)": lambda: zoo.expand(timm.create_model("resnet18"), "pd_a", depth=1),
+    r"expand to sparse needs the option sparsity": lambda: zoo.expand(timm.create_model("wrn_16_1"), "sparse"),
     r"no option 'angle' \(it has: symm_type": lambda: zoo.expand(timm.create_model("resnet18"), "symmetric", angle=1),
 }
 

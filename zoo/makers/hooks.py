@@ -31,7 +31,7 @@ def copy_of(model: nn.Module) -> nn.Module:
     _refuse(model)
     memo: dict[int, object] = {}
     for module in model.modules():  # tensors with a gradient history cannot be deep-copied
-        for value in vars(module).values():
+        for value in (*vars(module).values(), *vars(module).get("_flat_weights", ())):  # of recurrent layers
             if isinstance(value, Tensor) and not value.is_leaf:
                 memo[id(value)] = value.detach().clone()
     try:

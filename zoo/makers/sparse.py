@@ -96,9 +96,10 @@ def put_masks(
     counts = erk_counts(shapes, sparsities, unit) if density == "erk" else {}
     makers = {n: MaskedWeight(shapes[n], sparsities[n], unit, counts.get(n)) for n in layers}
     if empty := [name for name, maker in makers.items() if not maker.active]:
+        name = empty[0]
         raise ZooError(
-            f"sparsity {sparsities[empty[0]]} leaves no {unit} of {empty[0] or label_of(layers[empty[0]])}, a weight of "
-            f"shape {shapes[empty[0]]}: choose a lower one or a smaller unit."
+            f"sparsity {sparsities[name]} leaves no {unit} of {name or label_of(layers[name])}, a weight of shape "
+            f"{shapes[name]}: choose a lower one or a smaller unit."
         )
     for name, layer in layers.items():
         make_weight(layer, makers[name].to(layer.weight.device))
