@@ -18,6 +18,7 @@ import zoo
 from conftest import ROOT
 from protocol import close
 from zoo import layers
+from zoo.checkpoints import ReadNetwork, write_network
 from zoo.layers import (
     LowRankSymmetric,
     MaskedWeight,
@@ -35,6 +36,7 @@ from zoo.layers import (
     maker_of,
     share_weights,
 )
+from zoo.reparam.export import export
 from zoo.reparam.record import input_size_of
 from zoo.sparsity import make_method
 
@@ -305,6 +307,15 @@ def test_what_nobody_registers_is_an_error(case):
             call(model)
 
 
+def test_no_file_lacks_what_a_network_hides(tmp_path):
+    model = nn.Sequential(UNREGISTERED["list"]()).eval()
+    with pytest.raises(zoo.ZooError, match="does not register"):
+        write_network(ReadNetwork(model, "resnet18", {}, {}, ()), tmp_path / "x.safetensors")
+    with pytest.raises(zoo.ZooError, match="does not register"):
+        export(model, tmp_path / "y.safetensors", "safetensors", torch.ones(1, 4, 5, 5))
+    assert not list(tmp_path.iterdir())
+
+
 def test_what_is_registered_or_no_part_of_the_network_is_none():
     model = Own(lambda m: setattr(m, "bank", TemplateBank(2, 4, 4, 3)))
     model.kernel = model.bank.forward
@@ -333,6 +344,16 @@ def test_a_network_is_made_sparse_in_a_line():
     assert small.active + large.active == (576 + 9216) // 4
     tied = make_tied(nn.Sequential(conv(bias=False)), 0.5)
     assert zoo.density_report(tied).model_size["tied"] == 72
+
+
+@pytest.mark.parametrize("wrap", [nn.Identity, nn.DataParallel])
+def test_a_wrapped_network_is_counted_and_folded(wrap):
+    bank = TemplateBank(2, 4, 4, 3)
+    network = nn.Sequential(SharedConv2d(bank), nn.BatchNorm2d(4), nn.ReLU())
+    model = (nn.Sequential(network) if wrap is nn.Identity else wrap(network)).eval()
+    assert zoo.count_parameters(model) == {"stored": 298, "unique": 298, "nonzero": 294, "inference": 148}
+    x = torch.randn(2, 4, 5, 5)
+    close(zoo.reparameterize(model, batch_norm="fold")(x), model(x), 1e-5)
 
 
 @pytest.mark.parametrize("unit", ["weight", "row", "kernel", "filter"])

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from .data.catalog import Dataset
 from .errors import DataError, WeightError
 from .files import write_atomically
+from .makers.registered import check_registered
 from .models import load_reference
 from .models._reference import differences
 from .registry import check_name, create_model, list_models
@@ -119,7 +120,9 @@ def write_network(network: ReadNetwork, path: str | Path) -> None:
 
     Raises:
         WeightError: If it cannot be written.
+        ZooError: If the network does not register something that it learns, so that the file would lack it.
     """
+    check_registered(network.model)
     metadata = {"format": "pt", "architecture": network.arch, "model_args": json.dumps(network.arguments)}
     if network.preparation:
         metadata["preparation"] = json.dumps(network.preparation)

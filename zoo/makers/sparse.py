@@ -93,16 +93,18 @@ def put_masks(
     shapes = {name: tuple(own_parameter(layer).shape) for name, layer in layers.items()}
     for sparsity in sparsities.values():
         check_sparsity(sparsity)
-    counts = erk_counts(shapes, sparsities, unit) if density == "erk" else {}
-    makers = {n: MaskedWeight(shapes[n], sparsities[n], unit, counts.get(n)) for n in layers}
-    if empty := [name for name, maker in makers.items() if not maker.active]:
+    counts = {name: entries_on(math.prod(mask_shape(shapes[name], unit)), sparsities[name]) for name in layers}
+    if density == "erk":
+        counts = erk_counts(shapes, sparsities, unit)
+    if empty := [name for name, count in counts.items() if not count]:
         name = empty[0]
         raise ZooError(
             f"sparsity {sparsities[name]} leaves no {unit} of {name or label_of(layers[name])}, a weight of shape "
             f"{shapes[name]}: choose a lower one or a smaller unit."
         )
     for name, layer in layers.items():
-        make_weight(layer, makers[name].to(layer.weight.device))
+        maker = MaskedWeight(shapes[name], unit=unit, on=counts[name])
+        make_weight(layer, maker.to(layer.weight.device))
 
 
 def erk_counts(

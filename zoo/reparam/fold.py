@@ -43,13 +43,15 @@ def fold_batch_norms(model: nn.Module) -> None:
     Raises:
         ZooError: If torch.fx cannot trace the model.
     """
+    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        model = model.module  # torch.fx does not see through these
     tracer = _Tracer()
     try:
         graph = tracer.trace(model)
     except Exception as error:  # a model of the user's own can fail in any way
         raise ZooError(
             f"The model cannot be traced to find which batch norm follows which convolution "
-            f"({' '.join(str(error).split())[:200]}): reparameterize the part that can, or keep the batch norms."
+            f"({' '.join(str(error).split())[:200]}): take the part of it that can, or keep the batch norms."
         ) from None
     names: dict[int, list[str]] = {}
     for name, module in model.named_modules(remove_duplicate=False):
