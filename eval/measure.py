@@ -19,7 +19,7 @@ def main(description: str, *datasets: str) -> int:
         Exit code.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("name", nargs="+", help="arch.tag, or an architecture for its first weight")
+    parser.add_argument("name", nargs="+", help="as zoo validate takes it")
     parser.add_argument("--dataset", choices=datasets, default=datasets[0])
     parser.add_argument("--data", required=True, metavar="DIR", help="folder of the data set")
     parser.add_argument("--batch-size", type=int, default=256, help="images per step (256)")

@@ -33,7 +33,7 @@ def row(name: str, entry: dict) -> str:
         f"{entry['params']['nonzero']:,}",
         *after_collapse(entry),
         f"{published['top1']:.2f}" if published else "-",
-        "this project" if entry["origin"] == "zoo" else "the authors",
+        "the authors" if entry["origin_url"] else {"zoo": "this project"}.get(entry["origin"], entry["origin"]),
     ]
     return "| " + " | ".join(cells) + " |"
 

@@ -1,9 +1,13 @@
 """What the zoo says of an architecture or weight: facts from the manifest, counts from the network."""
 
+import json
 from typing import Any
 
 import torch
+from torch import nn
 
+from .checkpoints import load_named, run_progress, run_recipe
+from .files import is_file
 from .registry import create_model, family_of
 from .reparam import count_parameters, density_report
 from .reparam.counts import count_macs
@@ -78,7 +82,38 @@ def model_costs(name: str) -> dict[str, Any]:
     Raises:
         UnknownNameError: If there is no such name.
     """
-    model = create_model(name).eval()
+    return _costs(create_model(name).eval())
+
+
+def own_overview(word: str, checkpoint: str | None = None) -> dict[str, Any]:
+    """What is known of a network in a folder of the user's own, or in a file.
+
+    Args:
+        word: As :func:`zoo.checkpoints.load_named`, like the next.
+        checkpoint: A file with the weights.
+
+    Returns:
+        ``name``, ``architecture``, ``params`` and ``params_nonzero``, what :func:`model_costs` gives, ``dataset`` and
+        ``sha256``; of a run also ``epochs`` (finished, of how many), its ``recipe`` and the log's last line, ``last``.
+
+    Raises:
+        ZooError: As :func:`zoo.checkpoints.load_named`.
+    """
+    found = load_named(word, checkpoint)
+    row: dict[str, Any] = {"name": checkpoint or word, "architecture": found.name.split(".", 1)[0]}
+    counts = count_parameters(found.model)
+    row |= {"params": counts["stored"], "params_nonzero": counts["nonzero"], **_costs(found.model)}
+    row |= {"dataset": found.dataset or "not said", "sha256": found.sha256}
+    row |= {"notes": list(found.notes)} if found.notes else {}
+    if found.folder and is_file(found.folder / "checkpoint.pt"):
+        done, epochs = run_progress(found.folder)
+        log = (found.folder / "log.jsonl").read_text(encoding="utf-8").splitlines() if done else []
+        row |= {"epochs": f"{done} of {epochs}", "last": json.loads(log[-1]) if log else None}
+        row["recipe"] = run_recipe(found.folder)
+    return row
+
+
+def _costs(model: nn.Module) -> dict[str, Any]:
     size = tuple(model.pretrained_cfg["input_size"])
     row = {"input": "x".join(map(str, size)), "classes": model.num_classes, "macs": count_macs(model, size)}
     row["params_inference"] = count_parameters(model)["inference"]

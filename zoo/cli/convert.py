@@ -8,11 +8,11 @@ from pathlib import Path
 
 from ..checkpoints import read_network, write_network
 from ..data.catalog import DATASETS
-from ..registry import check_name, create_model
+from ..registry import check_name
 from ..reparam.export import FORMATS, export
 from ..settings import parse_settings
-from ..weights.manifest import full_name, warm_starts
 from ..weights.verify import sha256_of
+from .evaluate import CHECKPOINT, NETWORK, named
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
@@ -22,7 +22,8 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         "Write a weight as a collapsed network and run the file to check it. Its metadata has mean, std, input_size, "
         "class_names, licence, weight and weight_sha256, as far as they are known."
     )
-    parser.add_argument("name", help="arch.tag, or an architecture for its first weight")
+    parser.add_argument("name", help=NETWORK)
+    parser.add_argument("--checkpoint", metavar="FILE", help=CHECKPOINT)
     parser.add_argument("--format", choices=list(FORMATS), required=True)
     parser.add_argument("-o", "--output", metavar="FILE", help="default: the name with the format's ending")
     parser.add_argument("--batch-norm", choices=("keep", "fold"), default="keep")
@@ -39,11 +40,9 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 
 
 def _export(options: argparse.Namespace) -> None:
-    name = check_name(options.name)
-    name = name if name in warm_starts() else full_name(name)
-    path = options.output or name + FORMATS[options.format]
-    model = create_model(name, pretrained=True).eval()
-    record = export(model, path, options.format, name, batch_norm=options.batch_norm, reuse=options.reuse)
+    found = named(options)
+    path = options.output or found.name + FORMATS[options.format]
+    record = export(found.model, path, options.format, found.name, batch_norm=options.batch_norm, reuse=options.reuse)
     print(f"{path}  sha256 {sha256_of(Path(path))}")
     print(json.dumps(record.to_dict(), indent=2))
 

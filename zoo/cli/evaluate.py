@@ -4,7 +4,8 @@ import argparse
 import json
 import sys
 
-from ..data.catalog import DATASETS, get_dataset
+from ..checkpoints import Named, load_named
+from ..data.catalog import DATASETS
 from ..errors import DataError, ZooError
 from ..evaluation.measure import accuracy_table, measure
 from ..evaluation.predict import label_names, predict
@@ -12,40 +13,49 @@ from ..evaluation.results import write_results
 from ..files import printable
 from ..language.commands import validate_runs
 from ..language.data import TEXT_DATASETS
-from ..registry import check_name, create_model
-from ..weights.manifest import facts, full_name, warm_starts
+
+NETWORK = "arch.tag, an architecture for its first weight, or a folder: a run's, or one that save_for_hf wrote"
+CHECKPOINT = "take the weights of this file, a run's .pt or as zoo import takes it; the name is its architecture"
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
     """Add this group's commands."""
     parser = commands.add_parser("predict", help="classify image files")
-    parser.add_argument("name", help="arch.tag, or an architecture for its first weight")
+    parser.add_argument("name", help=NETWORK)
     parser.add_argument("images", nargs="+", metavar="IMAGE")
+    parser.add_argument("--checkpoint", metavar="FILE", help=CHECKPOINT)
     parser.add_argument("--top", type=int, default=3, help="classes per image (3)")
     parser.add_argument("--json", action="store_true", help="a list of objects on standard output")
     parser.set_defaults(run=_predict)
     parser = commands.add_parser("validate", help="measure accuracy on images, or perplexity on a text")
     parser.add_argument("--dataset", choices=[*DATASETS, *TEXT_DATASETS], required=True)
-    parser.add_argument(
-        "name", nargs="+", help="arch.tag, or an architecture for its first weight; for a text the folder of a run"
-    )
+    parser.add_argument("name", nargs="+", help=f"{NETWORK}; for a text a run's")
     parser.add_argument("--data", required=True, metavar="DIR", help="folder of the data set")
     parser.add_argument("--batch-size", type=int, help="images per step (256); columns of a text (its recipe's)")
     parser.add_argument("--device", default="", help="cpu, cuda, ... (the GPU if there is one)")
     parser.add_argument("--collapsed", action="store_true", help="measure the networks' collapsed forms")
-    parser.add_argument(
-        "--checkpoint",
-        metavar="FILE",
-        help="weights of the one architecture named, a file as zoo import takes it",
-    )
+    parser.add_argument("--checkpoint", metavar="FILE", help=CHECKPOINT)
+    parser.add_argument("--limit", type=int, metavar="N", help="only the first N images; the result says of how many")
     parser.add_argument("--results", metavar="FILE", help="also write the figures to FILE.json or FILE.csv")
     parser.set_defaults(run=_validate)
+
+
+def named(options: argparse.Namespace) -> Named:
+    """The network of ``name`` and ``--checkpoint``; what was assumed of it goes to standard error."""
+    found = load_named(options.name, options.checkpoint)
+    for note in found.notes:
+        print(f"zoo: {options.checkpoint or options.name}: {note}", file=sys.stderr)
+    return found
 
 
 def _validate(options: argparse.Namespace) -> None:
     if options.batch_size is not None and options.batch_size < 1:
         raise ZooError(f"--batch-size {options.batch_size}: at least one image or column per batch is needed.")
+    if options.limit is not None and options.limit < 1:
+        raise ZooError(f"--limit {options.limit}: at least one image is needed.")
     if options.dataset in TEXT_DATASETS:
+        if options.limit:
+            raise ZooError("--limit belongs to images; a text is measured whole.")
         if options.checkpoint:
             raise ZooError("--checkpoint belongs to networks for images; of a text name the folder of a run.")
         if options.collapsed:
@@ -62,6 +72,7 @@ def _validate(options: argparse.Namespace) -> None:
         checkpoint=options.checkpoint,
         batch_size=options.batch_size or 256,
         device=options.device,
+        limit=options.limit or 0,
     )
     print(accuracy_table(results))
     if options.results:
@@ -71,11 +82,8 @@ def _validate(options: argparse.Namespace) -> None:
 def _predict(options: argparse.Namespace) -> int:
     if options.top < 1:
         raise ZooError(f"--top {options.top}: at least one class is needed.")
-    name = check_name(options.name)
-    start = name in warm_starts()
-    name = name if start else full_name(name)
-    model = create_model(name, pretrained=True)
-    names = label_names(model, "imagenet" if start else get_dataset(facts(name)["dataset"]).name)
+    found = named(options)
+    model, names = found.model, label_names(found.model, found.dataset)
     rows, failed = [], 0
     for path in options.images:
         try:

@@ -2,26 +2,29 @@
 
 import argparse
 
-from ..errors import ZooError
+from ..checkpoints import own_folder
+from ..errors import UnknownNameError, ZooError
 from ..publishing.bundle import install_bundle, write_bundle
 from ..publishing.mirror import write_mirror
 from ..publishing.mirror_server import MirrorServer
 from ..publishing.publish import Published, connect, prepare, publish
 from ..publishing.repository import choose
+from ..weights.manifest import weights
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
     """Add this group's commands."""
     words = "arch.tag, an architecture for its first weight, or a shell pattern such as 'lrunet*'"
+    any_words = f"{words}; or a folder: a run's, or one that save_for_hf wrote"
     bundle = commands.add_parser("bundle", help="one verified file of weights for a machine without network")
-    bundle.add_argument("name", nargs="*", help=words)
+    bundle.add_argument("name", nargs="*", help=any_words)
     bundle.add_argument("-o", "--output", metavar="FILE", help="the bundle to write")
     bundle.add_argument("--install", metavar="FILE", help="install a bundle: all of it, or nothing")
     bundle.add_argument("--to", metavar="DIR", help="install into this folder (for ZOO_HUB and local-dir:)")
     bundle.set_defaults(run=_bundle)
     mirror = commands.add_parser("mirror", help="a folder, and a server, that are a Hub endpoint (HF_ENDPOINT)")
     mirror.add_argument("folder", metavar="DIR")
-    mirror.add_argument("name", nargs="*", help=f"{words}; added to the mirror")
+    mirror.add_argument("name", nargs="*", help=f"{any_words}; added to the mirror")
     mirror.add_argument("--namespace", default="mirror", help="of weights that are not on the Hub (default: mirror)")
     mirror.add_argument("--serve", action="store_true", help="serve the folder until interrupted")
     mirror.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 for the whole network")
@@ -32,6 +35,19 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     publish.add_argument("--namespace", required=True, metavar="ORG", help="user or organisation on the Hub")
     publish.add_argument("--dry-run", action="store_true", help="print what would be done; send and change nothing")
     publish.set_defaults(run=_publish)
+
+
+def _chosen(words: list[str]) -> list[str]:
+    """The weights that words stand for, and the folders among them as they are."""
+    folders = [word for word in words if _is_folder(word)]
+    return [*choose(word for word in words if word not in folders), *folders]
+
+
+def _is_folder(word: str) -> bool:
+    try:
+        return own_folder(word) is not None
+    except UnknownNameError:  # a pattern, or a mistake that choose() explains
+        return False
 
 
 def _bundle(options: argparse.Namespace) -> None:
@@ -46,14 +62,14 @@ def _bundle(options: argparse.Namespace) -> None:
         return
     if not options.name or not options.output or options.to:
         raise ZooError("Write a bundle with zoo bundle NAME ... -o FILE, install one with zoo bundle --install FILE.")
-    for name in write_bundle(choose(options.name), options.output):
-        print(f"{name}  verified")
+    for name in write_bundle(_chosen(options.name), options.output):
+        print(f"{name}  {'verified' if name in weights() else 'as it is'}")
     print(f"{options.output}: on the other machine, zoo bundle --install FILE")
 
 
 def _mirror(options: argparse.Namespace) -> None:
     if options.name:
-        for name, repo in write_mirror(choose(options.name), options.folder, options.namespace).items():
+        for name, repo in write_mirror(_chosen(options.name), options.folder, options.namespace).items():
             print(f'{name}  timm.create_model("hf-hub:{repo}", pretrained=True)')
     elif not options.serve:
         raise ZooError("Name the weights to mirror ('*' for all), or serve what the folder has with --serve.")
@@ -66,6 +82,11 @@ def _mirror(options: argparse.Namespace) -> None:
 
 
 def _publish(options: argparse.Namespace) -> None:
+    if own := next((word for word in options.name if _is_folder(word)), None):
+        raise ZooError(
+            f"{own}: zoo publish enters what it sends in the manifest, so it takes only what is there. Stage the run "
+            "first (zoo stage), or send a network of your own with timm.models.push_to_hf_hub."
+        )
     names = choose(options.name)
     api = None if options.dry_run else connect()
     repositories = prepare(names, options.namespace, options.dry_run)

@@ -7,12 +7,14 @@ from typing import Any
 
 from tqdm import tqdm
 
+from ..checkpoints import own_folder
 from ..errors import UnknownNameError
 from ..evaluation.results import table
-from ..overview import model_costs, model_overview
-from ..registry import check_name, list_models
+from ..overview import model_costs, model_overview, own_overview
+from ..registry import list_models
 from ..suggest import did_you_mean
 from ..weights.manifest import facts, weights
+from .evaluate import CHECKPOINT
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
@@ -23,7 +25,8 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     listing.add_argument("--json", action="store_true", help="a list of objects on standard output")
     listing.set_defaults(run=_list)
     info = commands.add_parser("info", help="all that is known of an architecture or weight")
-    info.add_argument("name")
+    info.add_argument("name", help="an architecture, a weight, or a folder as zoo validate takes it")
+    info.add_argument("--checkpoint", metavar="FILE", help=CHECKPOINT)
     info.add_argument("--json", action="store_true", help="one object on standard output")
     info.set_defaults(run=_info)
 
@@ -59,19 +62,22 @@ def _percent(value: float | None) -> str:
 
 
 def _info(options: argparse.Namespace) -> None:
-    name = check_name(options.name)
-    row = model_overview(name) | model_costs(name)
-    if name == name.split(".", 1)[0]:
-        row["weights"] = [n for n in weights() if n.split(".", 1)[0] == name]
+    name = options.name
+    if options.checkpoint or own_folder(name):
+        row = own_overview(name, options.checkpoint)
     else:
-        del row["warm_starts"]
-    if name in weights():
-        row["facts"] = facts(name)
+        row = model_overview(name) | model_costs(name)
+        if "." in name:
+            del row["warm_starts"]
+        else:
+            row["weights"] = [n for n in weights() if n.split(".", 1)[0] == name]
+        if name in weights():
+            row["facts"] = facts(name)
     if options.json:
         print(json.dumps(row, indent=2))
         return
     for key, value in row.items():
-        if key == "facts":
+        if isinstance(value, dict):
             print(json.dumps(value, indent=2))
         else:
             print(f"{key:18} {', '.join(value) if isinstance(value, list) else _number(value)}")

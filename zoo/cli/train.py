@@ -2,12 +2,20 @@
 
 import argparse
 import json
+import os
 import re
+import shlex
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
+from ..checkpoints import run_progress
 from ..errors import ZooError
+from ..files import is_file
 from ..settings import parse_settings
+
+STOPPED = 3
+"""Exit code of ``zoo train`` where the budget ended before the run."""
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
@@ -51,6 +59,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         help="with --queue: pass over what is expected to take longer",
     )
     parser.add_argument("--device", default="", help="cpu, cuda, ... (the GPU if there is one)")
+    parser.add_argument("--json", action="store_true", help="how far the run is, as one object on standard output")
     parser.set_defaults(run=_train)
     parser = commands.add_parser("queue", help="list the weights that are wanted, and how far their runs are")
     parser.add_argument("--output", metavar="DIR", help="folder of the runs of zoo train --queue")
@@ -59,7 +68,11 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     parser.set_defaults(run=_queue)
     parser = commands.add_parser("stage", help="turn a finished run into a staged weight with its manifest entry")
     parser.add_argument("folder", metavar="RUN", help="folder of the run")
-    parser.add_argument("--recipe", required=True, help="name of the recipe it was made with")
+    parser.add_argument(
+        "--recipe", default="", help="the recipe it must have been made with as it is (default: whichever its own is)"
+    )
+    parser.add_argument("--as", dest="name", default="", metavar="ARCH.TAG", help="its name (default: its recipe's)")
+    parser.add_argument("--trained-by", default="", metavar="WHO", help="for entry and card; nobody is named otherwise")
     parser.add_argument("--data", required=True, metavar="DIR", help="folder of the data set; its test split is read")
     parser.add_argument(
         "--seeds", nargs="*", default=[], metavar="RUN", help="finished runs with other seeds: their spread is recorded"
@@ -80,10 +93,10 @@ def seconds(word: str) -> float:
     return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
 
 
-def _train(options: argparse.Namespace) -> None:
+def _train(options: argparse.Namespace) -> int:
     if options.queue is not None:
         _train_queue(options)
-        return
+        return 0
     from ..training.recipe import load_recipe, task_of
 
     if not options.recipe:
@@ -97,16 +110,55 @@ def _train(options: argparse.Namespace) -> None:
     settings, (data,) = parse_settings(options.set), options.data
     if task_of(options.recipe) == "language":
         from ..language.recipe import load_language_recipe
-        from ..language.train import train_language
+        from ..language.train import train_language as train
 
         recipe = load_language_recipe(options.recipe, settings)
-        train_language(recipe, data, options.output, options.resume, options.device, options.budget, options.force)
     else:
         from ..training.loop import train
 
         recipe = load_recipe(options.recipe, settings)
+    before = _epochs(options, recipe)
+    state, code = "", 0
+    try:
         train(recipe, data, options.output, options.resume, options.device, options.budget, options.force)
-    print(options.output)
+    except KeyboardInterrupt:
+        state, code = "interrupted", 130
+    done = _epochs(options, recipe)
+    if done == recipe.epochs:
+        state, code = "finished already" if before == done else "finished", 0
+    elif not state:
+        state, code = "stopped by --budget", STOPPED
+    if os.environ.get("RANK", "0") == "0":
+        _report(options, state, done, recipe)
+    return code
+
+
+def _epochs(options: argparse.Namespace, recipe: Any) -> int:
+    """Finished epochs of the run in the output folder."""
+    output = Path(options.output)
+    return min(run_progress(output)[0], recipe.epochs) if is_file(output / "recipe.json") else 0
+
+
+def _report(options: argparse.Namespace, state: str, done: int, recipe: Any) -> None:
+    """Say how far a run is, and the command that comes next."""
+    if done == recipe.epochs:
+        words = ["zoo", "validate", options.output, "--dataset", recipe.dataset]
+        what = "measure it"
+    else:
+        processes = os.environ.get("LOCAL_WORLD_SIZE", "1")
+        words = ["zoo"] if processes == "1" else ["torchrun", "--nproc-per-node", processes, "-m", "zoo"]
+        words += ["train", options.recipe, "--output", options.output, "--resume"]
+        words += [word for setting in options.set for word in ("--set", setting)]
+        words += ["--device", options.device] if options.device else []
+        words += ["--budget", f"{options.budget:g}"] if options.budget else []
+        what = "go on"
+    data = "DIR" if done == recipe.epochs else options.data[0]
+    command = shlex.join([*words, "--data", data])
+    if options.json:
+        row = {"output": options.output, "state": state, "finished": done == recipe.epochs}
+        print(json.dumps({**row, "epoch": done, "epochs": recipe.epochs, "next": command}))
+        return
+    print(f"{options.output}\n{state}: {done} of {recipe.epochs} epochs\n{what}: {command}")
 
 
 def _train_queue(options: argparse.Namespace) -> None:
@@ -158,7 +210,17 @@ def _stage(options: argparse.Namespace) -> None:
     from ..training.stage import stage
     from ..weights.paths import hub_folder, manifest_file
 
+    hub = hub_folder()
     entry = stage(
-        options.folder, options.data, hub_folder(), manifest_file(), options.recipe, options.embedded, options.seeds
+        options.folder,
+        options.data,
+        hub,
+        manifest_file(),
+        options.recipe,
+        options.embedded,
+        options.seeds,
+        options.name,
+        options.trained_by,
     )
     print(json.dumps(entry["results"], indent=2))
+    print(hub / Path(entry["sources"][0]["path"]).parent)

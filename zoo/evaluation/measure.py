@@ -1,18 +1,14 @@
-"""Accuracy of weights by their names, or of the weights in a file: what ``zoo validate`` and ``eval/`` do."""
+"""Accuracy of what is named: weights, runs, folders, or the weights in a file. ``zoo validate`` and ``eval/`` do it."""
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from torch import nn
-
-from ..checkpoints import load_checkpoint
+from ..checkpoints import load_named
 from ..data.catalog import get_dataset
 from ..errors import DataError, ZooError
-from ..registry import check_name, create_model
-from ..reparam import load_collapsed, reparameterize
-from ..weights.manifest import collapsed_facts, facts, full_name, warm_starts
-from ..weights.verify import sha256_of
+from ..registry import create_model
+from ..weights.manifest import facts
 from .results import table
 from .validate import Result, validate
 
@@ -26,29 +22,37 @@ def measure(
     checkpoint: str | Path | None = None,
     batch_size: int = 256,
     device: str = "",
+    limit: int = 0,
 ) -> list[Result]:
-    """Measure weights, one after the other. What was assumed of a file goes to standard error.
+    """Measure networks, one after the other. What was assumed of one goes to standard error.
 
     Args:
-        names: ``arch.tag``, or architectures for their first weight; with ``checkpoint`` one architecture.
+        names: ``arch.tag``, architectures for their first weight, or folders, see :func:`zoo.checkpoints.load_named`;
+            with ``checkpoint`` one architecture.
         dataset: ``fashion-mnist``, ``cifar10``, ``cifar100``, ``mnist`` or ``imagenet``.
         data: Folder of the data set.
         collapsed: Measure the networks' collapsed forms.
         checkpoint: Measure the weights in this file, as :func:`zoo.checkpoints.load_checkpoint` reads it.
         batch_size: Images per step.
         device: ``cpu``, ``cuda``, ...; by default the GPU if there is one.
+        limit: Measure the first so many images only, 0 for all.
 
     Raises:
         ZooError: If a name or the data set does not exist, or a weight or the data cannot be had or do not fit.
     """
     if batch_size < 1:
         raise ZooError(f"--batch-size {batch_size}: at least one image per batch is needed.")
+    if checkpoint and len(names) > 1:
+        raise ZooError(f"{' '.join(names)}: with --checkpoint name one architecture, without a tag (zoo list).")
     results = []
-    for model, name, sha256, notes in _networks(names, dataset, collapsed, checkpoint):
+    for word in names:
+        found = load_named(word, checkpoint, get_dataset(dataset), collapsed)
+        name = f"{found.name} from {Path(checkpoint).name}" if checkpoint else word if found.folder else found.name
         name = f"{name} (collapsed)" if collapsed else name
-        results.append(validate(model, dataset, data, name=name, sha256=sha256, batch_size=batch_size, device=device))
-        for note in notes:
-            print(f"zoo: {checkpoint}: {note}", file=sys.stderr)
+        options = {"batch_size": batch_size, "device": device, "limit": limit}
+        results.append(validate(found.model, dataset, data, name=name, sha256=found.sha256, **options))
+        for note in found.notes:
+            print(f"zoo: {checkpoint or word}: {note}", file=sys.stderr)
     return results
 
 
@@ -100,7 +104,7 @@ def accuracy_table(results: Sequence[Result]) -> str:
             r.dataset,
             f"{r.top1:.2f}",
             f"{r.top5:.2f}",
-            r.n,
+            r.n if r.n == r.of else f"{r.n} of {r.of}",
             "{:.2f}-{:.2f}".format(*r.interval),
             r.images_per_second,
         ]
@@ -109,25 +113,3 @@ def accuracy_table(results: Sequence[Result]) -> str:
     header = ["name", "data set", "top-1 %", "top-5 %", "n", "95 % interval", "images/s"]
     warnings = dict.fromkeys(f"warning: {r.warning}" for r in results if r.warning)
     return "\n".join([table(cells, header), *warnings])
-
-
-def _networks(
-    names: Sequence[str], dataset: str, collapsed: bool, checkpoint: str | Path | None
-) -> Iterator[tuple[nn.Module, str, str, tuple[str, ...]]]:
-    """Networks to measure, with their names, the sha256 of their files, and notes."""
-    if checkpoint:
-        arch, path = names[0], Path(checkpoint)
-        if len(names) > 1 or "." in check_name(arch):
-            raise ZooError(f"{' '.join(names)}: with --checkpoint name one architecture, without a tag (zoo list).")
-        read = load_checkpoint(path, arch, get_dataset(dataset))
-        model = reparameterize(read.model) if collapsed else read.model
-        yield model, f"{arch} from {path.name}", sha256_of(path), read.notes
-        return
-    for name in names:
-        if check_name(name) in warm_starts():
-            model = create_model(name, pretrained=True).eval()
-            yield reparameterize(model) if collapsed else model, name, "", ()
-            continue
-        name = full_name(name)
-        model = load_collapsed(name) if collapsed else create_model(name, pretrained=True)
-        yield model, name, (collapsed_facts(name) if collapsed else facts(name))["sha256"], ()

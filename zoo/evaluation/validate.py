@@ -6,6 +6,7 @@ import platform
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ class Result:
         dataset: Data set name.
         top1: Top-1 accuracy in percent.
         top5: Top-5 accuracy in percent.
-        n: Number of images.
+        n: Number of images that were measured.
         correct: Number of images whose first guess is right.
         interval: 95 % Wilson interval of ``top1``, in percent.
         images_per_second: Speed of the whole loop.
@@ -44,8 +45,9 @@ class Result:
         sha256: Of the weight's file; empty if there is none.
         data_sha256: Of ``images`` and ``labels`` as :func:`zoo.data.known.digests` computes them; empty for ImageNet.
         left_out: Files in the folder that are not measured: hidden, or without an ending of an image.
-        warning: Empty, or in one line why the figures do not compare: the content is not the published one, or files
-            were left out, the first of which are named.
+        warning: Empty, or in one line why the figures do not compare: the content is not the published one, only a part
+            of it was measured, or files were left out, the first of which are named.
+        of: Number of images there are; more than ``n`` if only the first ones were measured.
     """
 
     name: str
@@ -61,6 +63,7 @@ class Result:
     data_sha256: dict[str, str] = field(default_factory=dict)
     left_out: int = 0
     warning: str = ""
+    of: int = 0
 
 
 def validate(
@@ -73,6 +76,7 @@ def validate(
     batch_size: int = 256,
     split: str = "test",
     device: str = "",
+    limit: int = 0,
 ) -> Result:
     """Measure a network's accuracy, every image counted once, in float32 and eval mode.
 
@@ -88,6 +92,7 @@ def validate(
         batch_size: Images per step.
         split: ``test``, or ``train`` of the small sets.
         device: ``cpu``, ``cuda``, ...; by default the GPU if there is one.
+        limit: Measure the first so many images only, which the result says; 0 for all.
 
     Raises:
         DataError: If the data is missing, damaged or does not fit the network.
@@ -104,7 +109,7 @@ def validate(
     left_out, warning, data_sha256 = 0, "", {}
     if info.name == "imagenet":
         loader = image_folder_loader(data, config, batch_size)
-        batches, total, count = iter(loader), len(loader), len(loader.dataset)
+        batches, of = iter(loader), len(loader.dataset)
         left_out, warning = len(loader.dataset.left_out), _left_out(loader.dataset)
     else:
         images, labels, data_sha256, warning = read_arrays(info.name, data, split)
@@ -113,16 +118,23 @@ def validate(
                 f"{name or 'The network'} takes images of {config['input_size'][0]} channels, {info.name} has "
                 f"{images.shape[1]}."
             )
-        batches = _array_batches(torch.from_numpy(images), torch.from_numpy(labels), config, batch_size)
-        total, count = math.ceil(len(labels) / batch_size), len(labels)
-
+        batches, of = (
+            _array_batches(torch.from_numpy(images), torch.from_numpy(labels), config, batch_size),
+            len(labels),
+        )
+    count = min(limit or of, of)
+    total = math.ceil(count / batch_size)
+    if count < of:
+        part = f"only the first {count:,} of {of:,} images were measured: this is no figure of {info.name}"
+        warning = f"{part}; {warning}" if warning else part
     if warning:
         _LOGGER.warning(warning)
     model = model.to(place).eval()
     correct = torch.zeros(2, dtype=torch.long)
     seen, started = 0, time.perf_counter()
     with torch.inference_mode():
-        for batch, target in tqdm(batches, total=total, desc=f"{name} {info.name}".strip(), **_BAR):
+        bar = tqdm(islice(batches, total), total=total, desc=f"{name} {info.name}".strip(), **_BAR)
+        for batch, target in ((x[: count - seen], y[: count - seen]) for x, y in bar):
             guesses = model(batch.to(place)).topk(min(5, info.num_classes), 1).indices.cpu()
             hits = guesses == target.cpu()[:, None]
             correct += torch.stack([hits[:, 0].sum(), hits.any(1).sum()])
@@ -145,6 +157,7 @@ def validate(
         data_sha256=data_sha256,
         left_out=left_out,
         warning=warning,
+        of=of,
     )
 
 

@@ -63,7 +63,7 @@ def train_language(
     output = Path(output)
     file = output / "checkpoint.pt"
     if file.exists() and not resume:
-        raise ZooError(f"{output} already holds a run: pass --resume to go on with it, or another folder.")
+        raise checkpoint.occupied(output)
     text = load_text(data)
     get_text_dataset(recipe.dataset).check_size(text.splits)
     first, valid = text.words.index(EOS), text.splits["valid"].to(place)

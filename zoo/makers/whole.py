@@ -79,7 +79,8 @@ class WholeNumbers(nn.Module):
     def _note(self) -> None:
         """Take the buffer as it is."""
         tensor = self._buffers[self._name]
-        self._buffers["fingerprint"] = fingerprint = _fingerprint(tensor)
+        with torch.inference_mode(False):  # tensors of inference mode count no versions
+            self._buffers["fingerprint"] = fingerprint = _fingerprint(tensor)
         versions = (0, 0) if tensor.is_inference() else (tensor._version, fingerprint._version)
         self._seen = (tensor, *versions)
         self._before = None if self.constant else tensor.clone()

@@ -28,10 +28,11 @@ from ..files import write_atomically
 from ..version import __version__
 from ..weights.cached import locked
 from ..weights.fetch import cached_file
-from ..weights.manifest import facts, manifest, weights
+from ..weights.manifest import manifest, weights
 from ..weights.packed import PACKED, unpack
 from ..weights.paths import cache_folder
-from .repository import MODEL, OPTIONAL, REQUIRED, File, blocks, repository, size_and_sha256
+from .own import belongings
+from .repository import MODEL, OPTIONAL, REQUIRED, File, blocks, size_and_sha256
 
 INDEX = "bundle.json"
 FORMAT = "repara-zoo bundle 1"
@@ -61,7 +62,7 @@ def write_bundle(names: Iterable[str], path: str | Path, cache_dir: str | Path |
     """Write a bundle; weights that are not here yet are fetched first.
 
     Args:
-        names: ``arch.tag`` of each weight.
+        names: ``arch.tag`` of each weight, or folders as :func:`.own.belongings` takes them.
         path: The bundle.
         cache_dir: Where downloads are kept.
 
@@ -71,23 +72,28 @@ def write_bundle(names: Iterable[str], path: str | Path, cache_dir: str | Path |
     Raises:
         WeightError: If a weight cannot be had or has no licence to be passed on, or the bundle cannot be written.
     """
-    names, path = sorted(set(names)), Path(path)
+    path = Path(path)
     members: dict[str, File] = {}
-    for name in tqdm(names, desc="collecting", delay=2, disable=None, leave=False):
-        files = repository(name, cache_dir)
-        if PACKED in files and facts(name)["packed"]["size"] < facts(name)["size"]:
+    entries: dict[str, dict[str, Any]] = {}
+    for word in tqdm(sorted(set(names)), desc="collecting", delay=2, disable=None, leave=False):
+        name, entry, files = belongings(word, cache_dir)
+        if name in entries:
+            raise WeightError(f"{word}: the bundle has a {name} already. Give the folder another name.")
+        entries[name] = entry
+        if PACKED in files and entry["packed"]["size"] < entry["size"]:
             del files[MODEL]
         members |= {f"{name}/{file}": content for file, content in files.items()}
+    entries = dict(sorted(entries.items()))
     listed = {member: size_and_sha256(content) for member, content in members.items()}
-    for name in names:
+    for name, entry in entries.items():
         if f"{name}/{MODEL}" in listed:
-            _compare(f"{name}/{MODEL}", facts(name)["sha256"], listed[f"{name}/{MODEL}"]["sha256"])
-    papers = {facts(name)["family"] for name in names}
+            _compare(f"{name}/{MODEL}", entry["sha256"], listed[f"{name}/{MODEL}"]["sha256"])
+    papers = {entry.get("family") for entry in entries.values()}
     index = {
         "format": FORMAT,
         "made_with": __version__,
         "papers": {family: paper for family, paper in manifest()["papers"].items() if family in papers},
-        "weights": {name: facts(name) for name in names},
+        "weights": entries,
         "files": listed,
     }
 
@@ -101,7 +107,7 @@ def write_bundle(names: Iterable[str], path: str | Path, cache_dir: str | Path |
         write_atomically(write, path)
     except OSError as error:
         raise WeightError(f"{path}: cannot be written ({error.strerror or error}).") from None
-    return names
+    return list(entries)
 
 
 def _add(archive: zipfile.ZipFile, member: str, content: File, expected: dict[str, Any] | None) -> None:
@@ -196,6 +202,11 @@ def _check_weights(index: dict[str, Any], path: Path, folder: str | Path | None)
             _compare(f"{path.name}: {name}", weights()[name]["sha256"], listed[MODEL] or entry["sha256"])
             if listed[PACKED] and "packed" in weights()[name]:
                 _compare(f"{path.name}: {name}/{PACKED}", weights()[name]["packed"]["sha256"], listed[PACKED])
+        elif folder is None and entry.get("own") is True:
+            raise WeightError(
+                f"{path.name}: {name} is somebody's own network, which no manifest has: put it into a folder "
+                "for timm's local-dir: with --to DIR. Nothing was installed."
+            )
         elif folder is None:
             raise WeightError(
                 f"{path.name}: this repara-zoo ({__version__}) does not know {name}, the bundle was made with "

@@ -17,13 +17,15 @@ from typing import Any
 
 from tqdm import tqdm
 
+from ..checkpoints import own_folder
 from ..errors import HashMismatchError, WeightError
 from ..files import write_atomically
 from ..weights.cached import locked
 from ..weights.fetch import hub_url
 from ..weights.manifest import facts, source
 from ..weights.network_settings import failed_hub_call
-from .repository import MODEL, File, blocks, repository, size_and_sha256
+from .own import belongings
+from .repository import MODEL, File, blocks, size_and_sha256
 
 INDEX, NGINX = "mirror.json", "nginx.conf"
 Commits = dict[str, dict[str, dict[str, Any]]]
@@ -39,7 +41,7 @@ def write_mirror(
     ``namespace/arch.tag``, at a commit that is computed from its files.
 
     Args:
-        names: ``arch.tag`` of each weight.
+        names: ``arch.tag`` of each weight, or folders as :func:`.own.belongings` takes them.
         folder: The mirror.
         namespace: For weights that are not published.
         cache_dir: Where downloads are kept.
@@ -59,7 +61,8 @@ def write_mirror(
                 shutil.rmtree(leftover)
             index = read_index(folder) if (folder / INDEX).exists() else {}
             for name in tqdm(names, desc="mirroring", delay=2, disable=None, leave=False):
-                chosen[name] = _add(folder, index, name, namespace, cache_dir)
+                name, repo = _add(folder, index, name, namespace, cache_dir)
+                chosen[name] = repo
         except OSError as error:
             raise WeightError(
                 f"{error.filename or folder}: {error.strerror or error}. Run the command again."
@@ -70,11 +73,19 @@ def write_mirror(
     return chosen
 
 
-def _add(folder: Path, index: dict[str, Any], name: str, namespace: str, cache_dir: str | Path | None) -> str:
+def _add(
+    folder: Path, index: dict[str, Any], word: str, namespace: str, cache_dir: str | Path | None
+) -> tuple[str, str]:
     """Add one weight to the mirror; the list is written last, so that it never names what is not there."""
-    repo, commit, files = _contents(name, namespace, cache_dir)
+    published = None if own_folder(word) else source(facts(word), "hub")
+    if published:
+        name, entry, files = word, facts(word), _published(published, cache_dir)
+        repo, commit = published["repo"], published["revision"]
+    else:
+        name, entry, files = belongings(word, cache_dir)
+        repo, commit = f"{namespace}/{name}", None
     listed = {file: size_and_sha256(content) for file, content in files.items()}
-    if listed[MODEL]["sha256"] != facts(name)["sha256"]:
+    if listed[MODEL]["sha256"] != entry["sha256"]:
         raise HashMismatchError(f"{repo} at {commit}: {MODEL} is not the manifest's. It was not mirrored.")
     commit = commit or _commit_of(listed)
     _place(folder, repo, commit, files, listed)
@@ -83,7 +94,7 @@ def _add(folder: Path, index: dict[str, Any], name: str, namespace: str, cache_d
     _describe(folder, repo, commit, listed)
     write_atomically(nginx_conf(index).encode(), folder / NGINX)
     write_atomically((json.dumps({"repositories": index}, indent=1) + "\n").encode(), folder / INDEX)
-    return repo
+    return name, repo
 
 
 def read_index(folder: Path) -> dict[str, Any]:
@@ -112,11 +123,8 @@ def read_index(folder: Path) -> dict[str, Any]:
     return repositories
 
 
-def _contents(name: str, namespace: str, cache_dir: str | Path | None) -> tuple[str, str | None, dict[str, File]]:
-    """Repository, commit if it has one, and files of a weight."""
-    hub = source(facts(name), "hub")
-    if hub is None:
-        return f"{namespace}/{name}", None, repository(name, cache_dir)
+def _published(hub: dict[str, Any], cache_dir: str | Path | None) -> dict[str, File]:
+    """The files of a published weight."""
     from huggingface_hub import snapshot_download
 
     try:
@@ -125,7 +133,7 @@ def _contents(name: str, namespace: str, cache_dir: str | Path | None) -> tuple[
         reason = failed_hub_call(error, hub_url(hub))
         raise WeightError(f"Hub {hub['repo']}: its files cannot be had ({reason})") from None
     files = {path.relative_to(snapshot).as_posix(): path for path in sorted(snapshot.rglob("*")) if path.is_file()}
-    return hub["repo"], hub["revision"], {file: path for file, path in files.items() if "/." not in f"/{file}"}
+    return {file: path for file, path in files.items() if "/." not in f"/{file}"}
 
 
 def _commit_of(listed: dict[str, dict[str, Any]]) -> str:

@@ -153,7 +153,7 @@ def publish(
 
 def _check(name: str) -> None:
     entry = facts(name)
-    if entry["origin"] != "zoo":
+    if entry["origin_url"]:
         raise WeightError(f"{name} is not ours to publish: it is {entry['origin']}'s, from {entry['origin_url']}.")
     licence_text(name, entry)
     if not entry["results"]:

@@ -16,6 +16,7 @@ import numpy as np
 import timm
 import torch
 
+from ..checkpoints import run_progress
 from ..errors import ZooError
 from ..files import write_atomically
 from ..version import __version__
@@ -194,6 +195,16 @@ def write_lines(lines: Iterable[str], path: Path) -> None:
 def kept(path: Path) -> str:
     """A clause on the checkpoint that is there."""
     return f"the last good checkpoint, {path}, is kept" if path.exists() else "there is no checkpoint yet"
+
+
+def occupied(folder: Path) -> ZooError:
+    """The error for a folder that holds a run already, finished or not, where another was to begin."""
+    done, epochs = run_progress(folder)
+    if done < epochs:
+        advice = "pass --resume to go on with it, or another folder"
+        return ZooError(f"{folder} already holds a run, {done} of {epochs} epochs: {advice}.")
+    advice = f"measure it with zoo validate {folder}, or choose another --output"
+    return ZooError(f"{folder} already holds a run, which is finished ({epochs} epochs): {advice}.")
 
 
 def load(path: Path) -> dict[str, Any]:

@@ -69,7 +69,7 @@ def comparison(recipe: Recipe, name: str | Path, weights: dict[str, Any]) -> dic
 
     Args:
         recipe: Of the weight.
-        name: Of the recipe.
+        name: Of the recipe, or its file; empty if nothing but the run has it, which then has no twins.
         weights: The manifest's.
 
     Returns:
@@ -77,6 +77,8 @@ def comparison(recipe: Recipe, name: str | Path, weights: dict[str, Any]) -> dic
         there are any.
     """
     facts: dict[str, Any] = {"epochs": recipe.epochs, "paper_result": paper_result(recipe, name, weights)}
+    if not name:
+        return facts
     twins, remark = [load_recipe(twin).weight for twin in twins_of(name)], remark_of(name)
     return facts | ({"twins": twins} if twins else {}) | ({"remark": remark} if remark else {})
 
@@ -88,7 +90,7 @@ def paper_result(recipe: Recipe, name: str | Path, weights: dict[str, Any]) -> d
     architecture and data set, in the manifest.
     """
     start, _, data = Path(name).stem.rpartition("_")
-    for candidate in (name, f"{start}_published_{data}"):
+    for candidate in (name, f"{start}_published_{data}") if name else ():
         try:
             published = published_of(candidate)
         except UnknownNameError:

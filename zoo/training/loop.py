@@ -83,7 +83,7 @@ def train(
     processes, output = Processes.join(device), Path(output)
     file = output / "checkpoint.pt"
     if file.exists() and not resume:
-        raise ZooError(f"{output} already holds a run: pass --resume to go on with it, or another folder.")
+        raise checkpoint.occupied(output)
     torch.manual_seed(recipe.seed)
     np.random.seed(recipe.seed)  # timm's mixup draws from it, alike in all processes
     splits, digest = load_splits(recipe, data, processes.device)

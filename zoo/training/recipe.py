@@ -223,10 +223,10 @@ def task_of(name: str | Path) -> str:
 
 
 def load_recipe(name: str | Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
-    """Read a recipe that ships with the package (by name) or any YAML file (by path).
+    """Read a recipe that ships with the package (by name), or any YAML file or run's ``recipe.json`` (by path).
 
     Args:
-        name: Recipe name such as ``lrunet10_fmnist``, or a path ending in ``.yaml``.
+        name: Recipe name such as ``lrunet10_fmnist``, or a path ending in ``.yaml`` or ``.json``.
         overrides: Values that replace the file's; ``augment.pad`` reaches into a mapping.
 
     Raises:
@@ -303,7 +303,7 @@ def _path_of(name: str | Path) -> Path:
 
 
 def _is_path(name: str | Path) -> bool:
-    return str(name).endswith((".yaml", ".yml"))
+    return str(name).endswith((".yaml", ".yml", ".json"))
 
 
 def _read(path: Path, name: str, task: str, above: tuple[Path, ...]) -> tuple[Path, dict[str, Any]]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ..errors import ZooError
 from ..evaluation.validate import Result
 from ..files import write_atomically
 from ..publishing.repository import COLLAPSED, RECORD
@@ -45,6 +46,16 @@ class Stored:
     result: Result
 
 
+def check_size(name: str, size: int) -> None:
+    """Refuse a file that is too large to be staged.
+
+    Raises:
+        ZooError: If it has more than :data:`LIMIT` bytes.
+    """
+    if size > LIMIT:
+        raise ZooError(f"{name}: {size:,} bytes, and a staged file has at most {LIMIT:,}.")
+
+
 def store(model: nn.Module, measure: Measure, full: Result | None = None) -> Stored:
     """Choose half precision if exactly as many test images are right with it; the network then has these values.
 
@@ -58,6 +69,8 @@ def store(model: nn.Module, measure: Measure, full: Result | None = None) -> Sto
     full = full or measure(model)
     exact, half = _in_both(model)
     correct = {"float32": full.correct}
+    if all(torch.equal(half[name].to(exact[name].dtype), exact[name]) for name in exact):  # the same network
+        return Stored(half, "float16", {"float32": full.correct, "float16": full.correct}, full)
     if all(torch.isfinite(tensor).all() for tensor in half.values() if tensor.is_floating_point()):
         model.load_state_dict(half)
         result = measure(model)

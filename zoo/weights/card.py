@@ -8,7 +8,7 @@ from .manifest import paper_of, paper_url
 from .packed import PACKED
 
 _FILES = {
-    "model.collapsed.safetensors": "the same function in plain layers, see below",
+    "model.collapsed.safetensors": "the same function in plain layers (`zoo.load_collapsed`)",
     "equivalence.json": "how equal the two are, in numbers, and what each costs",
     PACKED: "`model.safetensors` without what is redundant in it; unpacked (`zoo pack --unpack`), bit for bit the same",
     "recipe.json": "the recipe it was trained with, in full",
@@ -39,7 +39,7 @@ def model_card(name: str, entry: dict[str, Any], repo: str | None = None, files:
         f"`{entry['description'].replace(' ', '` ', 1)}.",
         "",
         f"- Paper: {paper_of(entry)['title']}, {paper_url(entry)}",
-        f"- Origin: {entry['origin_url'] or 'this project'}",
+        f"- Origin: {entry['origin_url'] or ('this project' if entry['origin'] == 'zoo' else entry['origin'])}",
         f"- Licence of the weight: {entry['licence']} ({entry['licence_source']})",
         f"- Data: {data.name} ({data.licence})",
         f"- Parameters: {params['stored']:,} stored, {params['unique']:,} unique, {params['nonzero']:,} not zero, "
@@ -57,8 +57,9 @@ def model_card(name: str, entry: dict[str, Any], repo: str | None = None, files:
             "",
             f"For comparison: {published['top1']:.2f} % top-1 on {published['dataset']}, {published['note']}.",
         ]
-    if entry.get("recipe"):
-        lines += ["", "## Training", "", f"Recipe `{entry['recipe']}` (`zoo train {entry['recipe']}`)."]
+    if entry.get("recipe") or "recipe.json" in files:
+        recipe = f"`{entry['recipe']}`" if entry.get("recipe") else "in `recipe.json`, in full"
+        lines += ["", "## Training", "", f"Recipe {recipe} (`zoo train {entry.get('recipe') or 'recipe.json'}`)."]
         lines += ["The log of every epoch is `training_log.jsonl`, the curve `curve.png`."]
     lines += [
         "",

@@ -20,7 +20,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from ..data.catalog import DATASETS
 from ..errors import WeightError
+from . import packed
+from .verify import parse
 
 _EMA = ("state_dict_ema", "model_ema")  # averaged weights come before the others, as timm's own loader has it
 _PLAIN = ("state_dict", "model", "net", "model_state_dict")
@@ -40,8 +43,9 @@ class Checkpoint:
         architecture: What the file calls its network; empty if it does not say.
         arguments: Arguments of the network that the file gives.
         preparation: How images are prepared, as far as the file says: ``mean``, ``std``, ``crop_pct``,
-            ``interpolation``.
+            ``interpolation``, and of a run on photographs ``input_size``.
         own: The file was written by ``zoo import`` or ``zoo train``, so ``architecture`` is a name of this zoo.
+        dataset: What a run of ``zoo train`` was trained on; empty of any other file.
     """
 
     tensors: dict[str, Tensor]
@@ -51,6 +55,7 @@ class Checkpoint:
     arguments: dict[str, Any] = field(default_factory=dict)
     preparation: dict[str, Any] = field(default_factory=dict)
     own: bool = False
+    dataset: str = ""
 
 
 class StandIn:
@@ -163,6 +168,8 @@ def _open_safetensors(path: Path) -> Checkpoint:
         raise WeightError(f"{path}: not a safetensors file ({_reason(error)}).") from None
     if not tensors:
         raise WeightError(f"{path}: holds no tensors.")
+    if facts.get("format") == packed.FORMAT:
+        tensors = parse(packed.unpack(path.read_bytes(), path), path)
     if "architecture" not in facts:
         return Checkpoint(tensors, architecture=facts.get("arch", ""))
     return Checkpoint(
@@ -211,11 +218,14 @@ def _open_pickle(path: Path, size: int) -> Checkpoint:
     taken, others, state = _state_dict(path, content)
     args = content.get("args")
     args = vars(args) if isinstance(args, argparse.Namespace) else args if isinstance(args, dict) else {}
-    identity = content.get("identity")
-    recipe = identity.get("recipe") if isinstance(identity, dict) else None
-    if isinstance(recipe, dict) and isinstance(recipe.get("weight"), str):  # a run of zoo train
+    recipe = _recipe(path, content)
+    if recipe:
+        dataset = DATASETS.get(str(recipe.get("dataset")))
+        usual = dict.fromkeys(_PREPARATION) if dataset is None else {**vars(dataset), "interpolation": "bilinear"}
         arch, arguments = recipe["weight"].split(".", 1)[0], recipe.get("model_args")
-        said = {key: recipe.get(key) or None for key in ("mean", "std")}
+        said = {key: recipe.get(key) or usual[key] for key in _PREPARATION}
+        side = recipe.get("image_size")
+        said["input_size"] = (dataset.input_size[0], side, side) if dataset and side else None
     else:
         arch, arguments, said = content.get("arch"), args.get("model_kwargs"), args
     return Checkpoint(
@@ -225,8 +235,21 @@ def _open_pickle(path: Path, size: int) -> Checkpoint:
         arch if isinstance(arch, str) else "",
         dict(arguments) if isinstance(arguments, dict) else {},
         _preparation(said),
-        own=isinstance(recipe, dict),
+        own=bool(recipe),
+        dataset=dataset.name if recipe and dataset else "",
     )
+
+
+def _recipe(path: Path, content: Mapping[Any, Any]) -> dict[str, Any]:
+    """The recipe of the run of ``zoo train`` that wrote a file, in it or beside it; empty if it is of no such run."""
+    identity = content.get("identity")
+    recipe = identity.get("recipe") if isinstance(identity, dict) else None
+    if recipe is None and {"model", "epoch", "step"} <= content.keys():  # the file of the best epoch says no more
+        try:
+            recipe = json.loads((path.parent / "recipe.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError):
+            return {}
+    return recipe if isinstance(recipe, dict) and isinstance(recipe.get("weight"), str) else {}
 
 
 def _state_dict(path: Path, content: Mapping[Any, Any]) -> tuple[str, tuple[str, ...], dict[str, Tensor]]:
@@ -271,14 +294,14 @@ def _whole_network(path: Path, content: StandIn | None = None, key: str = "") ->
 def _preparation(values: Mapping[str, Any]) -> dict[str, Any]:
     """The entries that say how images are prepared, checked."""
     found: dict[str, Any] = {}
-    for key in _PREPARATION:
+    for key in (*_PREPARATION, "input_size"):
         value = values.get(key)
         numbers = list(value) if isinstance(value, list | tuple) else [value]
         if key == "interpolation":
             if isinstance(value, str) and value:
                 found[key] = value
         elif all(isinstance(n, int | float) and not isinstance(n, bool) and abs(n) < 1e3 for n in numbers):
-            found[key] = tuple(numbers) if key in ("mean", "std") else value
+            found[key] = tuple(numbers) if key in ("mean", "std", "input_size") else value
     if not (found.keys() >= {"mean", "std"} and all(found["std"])):  # one without the other is not enough
         found.pop("mean", None), found.pop("std", None)
     return found
