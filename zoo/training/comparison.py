@@ -19,9 +19,11 @@ MAY_DIFFER = ("weight", "model_args", "method", "method_options", "masks_from")
 
 
 def published_of(name: str | Path) -> dict[str, Any]:
-    """What a paper says of exactly this setting: ``source``, and as far as known ``top1`` (%), ``std`` and ``runs``.
+    """The result that a paper reports for exactly this recipe, from its key ``published``.
 
-    Of a language model ``perplexity`` on the test text stands for ``top1``. Empty for a setting of this project.
+    Returns:
+        ``source`` and, as far as the paper says them, ``top1`` in percent (of a language model ``perplexity`` on the
+        test text), ``std`` and ``runs``; empty for a recipe that no paper has.
 
     Raises:
         UnknownNameError: If there is no such recipe or base.
@@ -35,7 +37,7 @@ def published_of(name: str | Path) -> dict[str, Any]:
 
 
 def twins_of(name: str | Path) -> list[str]:
-    """Recipes (``twins``) that train other networks in the same way, whose weights this one is compared with.
+    """Names of the recipes that train other networks in the same way, for comparison, from a recipe's key ``twins``.
 
     Raises:
         UnknownNameError: If there is no such recipe, base or twin.
@@ -56,7 +58,7 @@ def twins_of(name: str | Path) -> list[str]:
 
 
 def remark_of(name: str | Path) -> str:
-    """Why the figure is not the paper's, in words (``remark``); empty where nothing is said.
+    """The sentence that explains why our figure is not the paper's, from a recipe's key ``remark``; empty without one.
 
     Raises:
         UnknownNameError: If there is no such recipe or base.
