@@ -100,7 +100,7 @@ def test_any_file_of_the_architecture_is_a_checkpoint():
         again = checkpoints.load_checkpoint("plain.safetensors", ARCH).model
         torch.testing.assert_close(again(x), model(x))
     assert main(words("export", "last", "--format", "safetensors", "-o", "out.safetensors")) == 0
-    # an export says nothing of the images, so they are prepared as the data set's usually are
+    assert right(ARCH, "--checkpoint", "out.safetensors") == right("last"), "an export says how images are prepared"
     again = checkpoints.load_checkpoint("out.safetensors", ARCH).model
     torch.testing.assert_close(again(x), checkpoints.load_named("last").model(x))
 

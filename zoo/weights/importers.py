@@ -171,7 +171,8 @@ def _open_safetensors(path: Path) -> Checkpoint:
     if facts.get("format") == packed.FORMAT:
         tensors = parse(packed.unpack(path.read_bytes(), path), path)
     if "architecture" not in facts:
-        return Checkpoint(tensors, architecture=facts.get("arch", ""))
+        said = {key: _as_value(facts[key]) for key in _PREPARATION if key in facts}  # as zoo export writes it
+        return Checkpoint(tensors, architecture=facts.get("arch", ""), preparation=_preparation(said))
     return Checkpoint(
         tensors,
         architecture=facts["architecture"],
@@ -192,6 +193,13 @@ def _with_config(checkpoint: Checkpoint, path: Path) -> Checkpoint:
         return checkpoint
     arch, arguments, cfg = str(arch or ""), *(v if isinstance(v, dict) else {} for v in (arguments, cfg))
     return replace(checkpoint, architecture=arch, arguments=arguments, preparation=_preparation(cfg))
+
+
+def _as_value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
 
 
 def _mapping(path: Path, key: str, facts: Mapping[str, str]) -> dict[str, Any]:
