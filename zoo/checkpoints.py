@@ -434,16 +434,16 @@ def _filled(arch: str, arguments: Mapping[str, Any], state: dict[str, Tensor]) -
 
 def _collapsed(arch: str, arguments: Mapping[str, Any], state: dict[str, Tensor]) -> nn.Module | None:
     """The network of plain layers that an architecture collapses into, if that is what the file holds."""
-    with torch.device("meta"):  # as above, nothing is allocated before all tensors fit
-        sample = timm.create_model(arch, **arguments).eval()
-        for form in ({"batch_norm": norm, "reuse": use} for norm in ("keep", "fold") for use in ("shared", "unroll")):
-            if not differences(reparameterize(sample, **form).state_dict(), state):
-                break
-        else:
-            return None
-    plain = reparameterize(timm.create_model(arch, **arguments).eval(), **form)
-    plain.load_state_dict(state)
-    return plain
+    needed = sum(t.numel() for t in _without_memory(arch, arguments).state_dict().values())
+    if needed > 16 * sum(t.numel() for t in state.values()):  # it has at most a few times as many numbers
+        return None
+    model = timm.create_model(arch, **arguments).eval()
+    for form in ({"batch_norm": norm, "reuse": use} for norm in ("keep", "fold") for use in ("shared", "unroll")):
+        plain = reparameterize(model, **form)
+        if not differences(plain.state_dict(), state):
+            plain.load_state_dict(state)
+            return plain
+    return None
 
 
 def _notes(checkpoint: Checkpoint) -> tuple[str, ...]:
