@@ -32,7 +32,6 @@ def entry(entries, own_cache, monkeypatch, tmp_path):
     """The weight, on the Hub only: nothing is staged, nothing cached."""
     monkeypatch.setattr("zoo.weights.download._pause", lambda seconds: None)
     monkeypatch.setattr("zoo.weights.fetch.shipped_hub", lambda: tmp_path / "none")
-    monkeypatch.setattr("zoo.publishing.repository.shipped_hub", lambda: tmp_path / "none")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hf" / "hub"))
     monkeypatch.setenv("ZOO_HUB", str(tmp_path / "staged"))
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
@@ -221,7 +220,6 @@ def test_a_bundle_carries_the_packed_file_and_installs_the_plain_one(entries, ow
     assert installed.path == cached_file(NAME, entries[NAME])
     assert installed.path.read_bytes() == PLAIN
     monkeypatch.setattr("zoo.weights.fetch.shipped_hub", lambda: tmp_path / "none")
-    monkeypatch.setattr("zoo.publishing.repository.shipped_hub", lambda: tmp_path / "none")
     monkeypatch.setenv("ZOO_HUB", str(tmp_path / "none"))
     assert fetch(NAME).kind == "cache"
     write_bundle([NAME], tmp_path / "again.zoo")

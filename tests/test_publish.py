@@ -256,7 +256,6 @@ def test_names_and_namespaces(staged, capsys, monkeypatch):
     with pytest.raises(zoo.ZooError, match="cannot be a namespace"):
         prepare([FIRST], "org/name")
     shutil.rmtree(staged.parent / "hub" / SECOND)
-    monkeypatch.setattr("zoo.publishing.repository.shipped_hub", lambda: staged.parent / "none")
     with pytest.raises(zoo.ZooError, match="is not staged"):
         prepare([FIRST, SECOND], "org")
     monkeypatch.setattr("huggingface_hub.get_token", lambda: "hf_right")

@@ -18,7 +18,7 @@ from ..weights.card import model_card
 from ..weights.fetch import fetch, staged_file
 from ..weights.manifest import facts, full_name, manifest, weights
 from ..weights.packed import PACKED, pack
-from ..weights.paths import hub_folder, shipped_hub
+from ..weights.paths import hub_folder
 from ..weights.verify import mismatch
 
 MODEL, CONFIG, CARD, LICENCE = "model.safetensors", "config.json", "README.md", "LICENSE"
@@ -93,8 +93,8 @@ def repository(name: str, cache_dir: str | Path | None = None) -> dict[str, File
 
 def staged_folder(name: str) -> Path | None:
     """The folder a weight is staged in, plain or packed, or None."""
-    folders = (folder / name for folder in (hub_folder(), shipped_hub()))
-    return next((folder for folder in folders if any((folder / f).is_file() for f in (MODEL, PACKED))), None)
+    folder = hub_folder() / name
+    return folder if any((folder / file).is_file() for file in (MODEL, PACKED)) else None
 
 
 def packed_form(name: str, entry: dict[str, Any], plain: Path) -> dict[str, File]:

@@ -9,6 +9,7 @@ and from the Hub it is what is downloaded; it is verified by its own sha256, unp
 
 import functools
 import hashlib
+import logging
 import os
 import re
 import tempfile
@@ -28,10 +29,11 @@ from .importers import read_checkpoint
 from .manifest import collapsed_facts, facts, full_name, source
 from .network_settings import without_password
 from .packed import unpack
-from .paths import cache_folder, hub_folder, shipped_hub
+from .paths import cache_folder, hub_folder, hub_problem, shipped_hub
 from .trusted import SHA256, hexadecimal, how_to_accept_a_change, key, trust, trusted_sha256
 from .verify import mismatch
 
+_LOGGER = logging.getLogger(__name__)
 _LARGEST = 16 << 30  # bytes of a file whose size the manifest does not have
 
 
@@ -74,7 +76,7 @@ def fetch(name: str, cache_dir: str | Path | None = None, collapsed: bool = Fals
 
 def find_verified(name: str, entry: dict[str, Any], cache_dir: str | Path | None = None) -> Located:
     """:func:`fetch` for a file's facts, its ``sha256``, ``size`` and ``sources``, wherever they come from."""
-    failures = []
+    failures = [problem] if (problem := hub_problem()) else []
     for kind, find in (("staged", _staged), ("cache", _cached), ("hub", _from_hub), ("release", _from_release)):
         try:
             path = find(name, entry, cache_dir)
@@ -86,7 +88,11 @@ def find_verified(name: str, entry: dict[str, Any], cache_dir: str | Path | None
             failures.append(str(error))
         else:
             if path is not None:
+                if problem:
+                    _LOGGER.warning(f"{problem}: {name} comes from {path}.")
                 return Located(path, kind, entry["sha256"])
+    if hub_folder() != shipped_hub() and is_file(shipped_hub() / _staged_path(name, entry)):
+        failures.append(f"{shipped_hub()} has it, but ZOO_HUB names another folder of staged weights")
     tried = "; ".join(failures) or "it is neither staged nor cached, not on the Hub, and has no authors' release"
     raise WeightError(
         f"{name} could not be had: {tried}. Put its file at {hub_folder() / _staged_path(name, entry)} "
@@ -177,7 +183,7 @@ def cached_file(name: str, entry: dict[str, Any], cache_dir: str | Path | None =
 
 
 def staged_file(name: str, entry: dict[str, Any], form: str = "") -> Path | None:
-    """A weight's file in the staged folder in use, or the one that came with this copy; None if there is none.
+    """A weight's file in the staged folder in use; None if there is none.
 
     Args:
         name: ``arch.tag``.
@@ -187,7 +193,7 @@ def staged_file(name: str, entry: dict[str, Any], form: str = "") -> Path | None
     place = Path(_staged_path(name, entry))
     if form:
         place = place.with_name(entry[form]["path"])
-    return next((path for folder in (hub_folder(), shipped_hub()) if is_file(path := folder / place)), None)
+    return path if is_file(path := hub_folder() / place) else None
 
 
 def hub_cached_file(entry: dict[str, Any], cache_dir: str | Path | None = None, form: str = "") -> Path | None:

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from ..errors import WeightError
+from ..files import is_file
 
 PACKAGE = Path(__file__).resolve().parent.parent
 
@@ -21,12 +22,20 @@ def shipped_hub() -> Path:
 
 
 def hub_folder() -> Path:
-    """The folder of staged weights in use: the environment variable ``ZOO_HUB``, else the shipped one.
+    """The folder of staged weights in use: the environment variable ``ZOO_HUB``, in place of the shipped one.
 
     Raises:
-        WeightError: If the variable names the home of a user who does not exist.
+        WeightError: If the variable names a file, or the home of a user who does not exist.
     """
     return _expanded(os.environ["ZOO_HUB"], "ZOO_HUB") if os.environ.get("ZOO_HUB") else shipped_hub()
+
+
+def hub_problem() -> str:
+    """Why nothing is found in the folder that ``ZOO_HUB`` names, in words; empty if it is there, or none is named."""
+    folder = hub_folder()
+    if not os.environ.get("ZOO_HUB") or folder.is_dir():
+        return ""
+    return f"ZOO_HUB is {folder}, and there is no such folder"
 
 
 def cache_folder(cache_dir: str | Path | None = None) -> Path:
@@ -35,14 +44,15 @@ def cache_folder(cache_dir: str | Path | None = None) -> Path:
     It need not exist.
 
     Raises:
-        WeightError: If there is no home directory to put it in and none is named, or one of a user who does not exist.
+        WeightError: If there is no home directory to put it in and none is named, one of a user who does not exist, or
+            a file.
     """
     if cache_dir is not None:
         return _expanded(cache_dir, "the cache folder")
     if os.environ.get("ZOO_CACHE"):
         return _expanded(os.environ["ZOO_CACHE"], "ZOO_CACHE")
     if os.environ.get("XDG_CACHE_HOME"):
-        return Path(os.environ["XDG_CACHE_HOME"]) / "repara-zoo"
+        return _expanded(os.environ["XDG_CACHE_HOME"], "XDG_CACHE_HOME") / "repara-zoo"
     try:
         return Path.home() / ".cache" / "repara-zoo"
     except RuntimeError:  # no HOME, and a user id without a name
@@ -51,6 +61,9 @@ def cache_folder(cache_dir: str | Path | None = None) -> Path:
 
 def _expanded(folder: str | Path, what: str) -> Path:
     try:
-        return Path(folder).expanduser()
+        path = Path(folder).expanduser()
     except RuntimeError:
         raise WeightError(f"{what} is {folder}, and there is no such user. Name another folder.") from None
+    if is_file(path):
+        raise WeightError(f"{what} is {folder}, which is a file. Name a folder.")
+    return path
