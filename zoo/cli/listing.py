@@ -13,7 +13,7 @@ from ..evaluation.results import table
 from ..overview import model_costs, model_overview, own_overview
 from ..registry import list_models
 from ..suggest import did_you_mean
-from ..weights.manifest import facts, weights
+from ..weights.manifest import facts, problems, weights
 from .evaluate import CHECKPOINT
 
 
@@ -47,6 +47,8 @@ def _list(options: argparse.Namespace) -> None:
     else:
         cells = [[r["name"], r["family"], f"{r['params']:,}", _pretrained(r)] for r in rows]
         print(table(cells, ["name", "family", "params", "pretrained"]))
+    for problem in problems().values():
+        print(f"zoo: {problem}", file=sys.stderr)
 
 
 def _pretrained(row: dict[str, Any]) -> str:

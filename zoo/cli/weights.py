@@ -15,7 +15,8 @@ from ..evaluation.results import table
 from ..files import write_atomically
 from ..weights.audit import audit
 from ..weights.fetch import fetch, fetch_address
-from ..weights.manifest import damaged, full_name, warm_starts, weights
+from ..weights.manifest import full_name, warm_starts, weights
+from ..weights.manifest import problems as problems_of_entries
 from ..weights.manifest_check import check_manifest
 from ..weights.packed import is_packed, pack, unpack
 from ..weights.paths import manifest_file
@@ -108,7 +109,7 @@ def _verify(options: argparse.Namespace) -> int:
 def _problems_of_manifest() -> list[str]:
     """What is wrong with this copy's manifest: its schema, where jsonschema is installed, and damaged entries."""
     path = manifest_file()
-    problems = [f"{path}: the entry of {name} is damaged: {problem}" for name, problem in damaged().items()]
+    problems = [*problems_of_entries().values()]
     if importlib.util.find_spec("jsonschema") is None:
         print("The manifest was not checked against its schema: that needs the package jsonschema.", file=sys.stderr)
         return problems

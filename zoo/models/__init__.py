@@ -1,47 +1,25 @@
-"""The architectures, one family per file; importing this package registers all of them with timm."""
+"""The architectures, one family per file or more; importing this package registers all of them with timm.
 
-from . import (
-    attention_resnet,
-    lru_mobilenet,
-    lru_mobilenetv2,
-    lru_shufflenet,
-    lru_shufflenetv2,
-    lrunet,
-    paradise,
-    sparse_mlp,
-    sparse_resnet,
-    sparse_wrn,
-    swrn,
-    swrn_imagenet,
-    symm_resnet,
-    symm_wrn,
-)
+A module here whose name does not begin with an underscore is part of the family that its ``FAMILY`` names. No other
+place lists modules or families.
+"""
+
+from importlib import import_module
+from pkgutil import iter_modules
+
+from timm.models import list_models
+
+from ..weights.manifest import know_families
 from ._reference import create_reference, load_reference
 
-FAMILIES = {
-    "lrunet": ("lrunet", "lru_mobilenet", "lru_mobilenetv2", "lru_shufflenet", "lru_shufflenetv2"),
-    "paradise": ("paradise", "attention_resnet"),
-    "sharing": ("swrn", "swrn_imagenet"),
-    "sparse": ("sparse_wrn", "sparse_resnet", "sparse_mlp"),
-    "symmetry": ("symm_wrn", "symm_resnet"),
-}
+_MODULES = {m.name: import_module(f"{__name__}.{m.name}") for m in iter_modules(__path__) if m.name[0] != "_"}
 
-__all__ = [
-    "FAMILIES",
-    "attention_resnet",
-    "create_reference",
-    "load_reference",
-    "lru_mobilenet",
-    "lru_mobilenetv2",
-    "lru_shufflenet",
-    "lru_shufflenetv2",
-    "lrunet",
-    "paradise",
-    "sparse_mlp",
-    "sparse_resnet",
-    "sparse_wrn",
-    "swrn",
-    "swrn_imagenet",
-    "symm_resnet",
-    "symm_wrn",
-]
+FAMILIES: dict[str, tuple[str, ...]] = {
+    family: tuple(name for name, module in _MODULES.items() if family == module.FAMILY)
+    for family in sorted({module.FAMILY for module in _MODULES.values()})
+}
+"""Family -> names of its modules."""
+
+know_families({arch: module.FAMILY for name, module in _MODULES.items() for arch in list_models(module=name)})
+
+__all__ = ["FAMILIES", "create_reference", "load_reference", *_MODULES]

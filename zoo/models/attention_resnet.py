@@ -16,6 +16,7 @@ from ._register import register
 from .paradise import strip_half_prefix
 
 __all__ = ["AttentionResNet"]
+FAMILY = "paradise"
 
 _ATTENTIONS = ("se", "ge", "cbam")
 _KEYS = {

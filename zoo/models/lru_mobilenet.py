@@ -17,6 +17,7 @@ from ._register import register
 from ._staged import StagedNet
 
 __all__ = ["LruMobileNet", "SeparableBlock"]
+FAMILY = "lrunet"
 
 _STEM = 32
 _STAGES = ((64, 1, 2), (128, 2, 2), (256, 2, 1), (512, 6, 2), (1024, 2, 1))  # width, blocks, stride of the first

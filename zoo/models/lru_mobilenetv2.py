@@ -19,6 +19,7 @@ from ._register import register
 from ._staged import StagedNet
 
 __all__ = ["InvertedResidual", "LruMobileNetV2"]
+FAMILY = "lrunet"
 
 _STEM = 32
 _LAST = 1280

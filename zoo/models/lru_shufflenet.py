@@ -20,6 +20,7 @@ from ._register import register
 from ._staged import StagedNet
 
 __all__ = ["LruShuffleNet", "ShuffleUnit", "shuffle_groups"]
+FAMILY = "lrunet"
 
 _WIDTHS = {3: (24, 240, 480, 960), 8: (24, 384, 768, 1536)}  # of stem and stages, by groups
 _UNITS = (4, 8, 4)

@@ -22,6 +22,7 @@ from ._register import register
 from ._staged import StagedNet
 
 __all__ = ["BasicUnit", "DownUnit", "LruShuffleNetV2"]
+FAMILY = "lrunet"
 
 torch.fx.wrap("require_map")  # fx replaces a wrapped function under its name in each module that says so
 

@@ -23,6 +23,7 @@ from ._register import register
 from ._staged import StagedNet
 
 __all__ = ["LruNet", "ReuseBlock"]
+FAMILY = "lrunet"
 
 torch.fx.wrap("require_map")  # torch.fx looks the name up in the module that calls it
 

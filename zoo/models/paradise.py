@@ -20,6 +20,7 @@ from ._reference import register_reference, rename
 from ._register import register
 
 __all__ = ["ParadiseResNet", "expand_plain"]
+FAMILY = "paradise"
 
 
 class ParadiseResNet(PlainResNet):

@@ -18,6 +18,7 @@ from ._register import register
 from ._sparse import SparseNet, init_weights
 
 __all__ = ["SparseMlp"]
+FAMILY = "sparse"
 
 torch.fx.wrap("_flatten")  # the check does not branch on a traced value
 

@@ -19,6 +19,7 @@ from ._register import register
 from ._sparse import SparseNet, init_weights, unit_of
 
 __all__ = ["SparseResNet"]
+FAMILY = "sparse"
 
 
 class SparseResNet(SparseNet, ResNet):

@@ -17,6 +17,7 @@ from ._sparse import SparseNet, init_weights, unit_of
 from ._wide_resnet import BasicBlock, WideResNet
 
 __all__ = ["SparseWideResNet"]
+FAMILY = "sparse"
 
 
 class SparseWideResNet(SparseNet, WideResNet):

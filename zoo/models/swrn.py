@@ -23,6 +23,7 @@ from ._same_function import check_same_function
 from ._wide_resnet import BasicBlock, WideResNet
 
 __all__ = ["SharedWideResNet", "swrn_from_plain"]
+FAMILY = "sharing"
 
 _BANK_ALIASES = ("bank", "conv1.bank", "conv2.bank")  # where a shared block of the authors' code lists its stage's bank
 

@@ -16,6 +16,7 @@ from ..layers.sharing import coefficient_names, name_banks, share_weights
 from ._register import register
 
 __all__ = ["SharedResNet"]
+FAMILY = "sharing"
 
 _ROLES = {"3x3": ("conv2",), "all": ("conv1", "conv2", "conv3")}
 

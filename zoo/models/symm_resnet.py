@@ -11,6 +11,7 @@ from ._register import register
 from ._symmetric import put_makers, redraw_made
 
 __all__ = ["SymmResNet"]
+FAMILY = "symmetry"
 
 
 class SymmResNet(ResNet):

@@ -21,6 +21,7 @@ from ._symmetric import put_makers, redraw_made, symmetric_from_plain
 from ._wide_resnet import BasicBlock, BottleneckBlock, WideResNet
 
 __all__ = ["SymmWideResNet", "symmetric_from_plain"]
+FAMILY = "symmetry"
 
 _BLOCKS = {"basic": BasicBlock, "bottleneck": BottleneckBlock}
 

@@ -36,6 +36,12 @@ def damaged() -> dict[str, str]:
     return {name: problem for name, problem in _read()[1].items() if problem}
 
 
+def problems() -> dict[str, str]:
+    """A sentence for each damaged entry, by name."""
+    path = manifest_file()
+    return {name: f"{path}: the entry of {name} is damaged: {problem}." for name, problem in damaged().items()}
+
+
 def refuse_damaged(name: str) -> None:
     """Raise the error for a weight whose entry is damaged; do nothing for any other name.
 
@@ -45,9 +51,21 @@ def refuse_damaged(name: str) -> None:
     Raises:
         WeightError: If its entry is damaged.
     """
-    if problem := damaged().get(name):
-        path = manifest_file()
-        raise WeightError(f"{path}: the entry of {name} is damaged: {problem}. Install the package again.")
+    if problem := problems().get(name):
+        raise WeightError(f"{problem} Install the package again.")
+
+
+_FAMILY_OF: dict[str, str] = {}
+
+
+def know_families(family_of: Mapping[str, str]) -> None:
+    """Take note of the architectures there are; from now on entries of other ones count as damaged.
+
+    Args:
+        family_of: Family of each architecture.
+    """
+    _FAMILY_OF.update(family_of)
+    _read.cache_clear()
 
 
 def weights_of(arch: str) -> list[str]:
@@ -62,7 +80,8 @@ def _read() -> tuple[dict[str, Any], dict[str, str]]:
     path = manifest_file()
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        problems = {name: problem_of_entry(name, e, content["papers"]) for name, e in content["weights"].items()}
+        papers, known = content["papers"], _FAMILY_OF
+        problems = {name: problem_of_entry(name, e, papers, known) for name, e in content["weights"].items()}
         sound = {name: entry for name, entry in content["weights"].items() if not problems[name]}
         starts = {base: entry for base, entry in content["warm_starts"].items() if is_base(entry)}
         content |= {"weights": sound, "warm_starts": starts, "releases": [*content["releases"]]}

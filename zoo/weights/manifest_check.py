@@ -6,6 +6,7 @@ every use of it relies on: fields, types, sha256s, and paths that stay inside th
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -64,21 +65,27 @@ def check_manifest(content: Any, path: str | Path) -> None:
         raise WeightError(f"{path}: {error.json_path}: {' '.join(error.message.split())[-300:]}")
 
 
-def problem_of_entry(name: str, entry: Any, papers: dict[str, Any]) -> str:
+def problem_of_entry(name: str, entry: Any, papers: dict[str, Any], family_of: Mapping[str, str]) -> str:
     """What makes a weight's entry useless, in words; empty if nothing does.
 
     Args:
         name: ``arch.tag``.
         entry: Its value in the manifest's ``weights``.
         papers: The manifest's ``papers``.
+        family_of: Family of every architecture there is; empty while they are being registered.
     """
     if not _NAME.fullmatch(name):
         return "its name is not arch.tag"
     if problem := _problem(entry, _ENTRY, "it"):
         return problem
-    paper = papers.get(entry["family"])
+    arch, family = name.split(".")[0], entry["family"]
+    if family_of and arch not in family_of:
+        return f"no family here has a network {arch} (bring the module of its family {family!r} back, or take it out)"
+    if family_of and family_of[arch] != family:
+        return f"{arch} is of the family {family_of[arch]!r}, not {family!r}"
+    paper = papers.get(family)
     if _problem(paper, {"title": str, "arxiv": _TEXT_OR_NONE}, "") or not (paper["arxiv"] or paper.get("doi")):
-        return f"papers lacks its family {entry['family']!r}, or title, arxiv or doi of that"
+        return f"papers lacks its family {family!r}, or title, arxiv or doi of that"
     optional = {"packed": _FILE, "model_args": dict, "collapsed": {"path": (str, type(None))}, "seeds": dict}
     for key in optional.keys() & entry.keys():
         if problem := _problem(entry[key], optional[key], key):
