@@ -40,6 +40,14 @@ _ENTRY = {
     "params": dict.fromkeys(("stored", "unique", "nonzero", "inference"), int),
 }
 _FILE = {"path": _INSIDE, "sha256": SHA256, "size": int}
+_OPTIONAL = {
+    "packed": _FILE,
+    "model_args": dict,
+    "collapsed": {"path": (str, type(None))},
+    "seeds": {"runs": [{"seed": int, "top1": float, "correct": int}], "mean": float, "std": float},
+    "storage": {"dtype": str, "correct": dict},
+    "paper_result": {"dataset": str, "top1": float, "note": str},
+}
 _SOURCES = {
     "staged": {"path": _INSIDE},
     "hub": {"repo": re.compile(r"[^/]+/[^/]+"), "revision": COMMIT, "file": _INSIDE},
@@ -86,12 +94,15 @@ def problem_of_entry(name: str, entry: Any, papers: dict[str, Any], family_of: M
     paper = papers.get(family)
     if _problem(paper, {"title": str, "arxiv": _TEXT_OR_NONE}, "") or not (paper["arxiv"] or paper.get("doi")):
         return f"papers lacks its family {family!r}, or title, arxiv or doi of that"
-    optional = {"packed": _FILE, "model_args": dict, "collapsed": {"path": (str, type(None))}, "seeds": dict}
-    for key in optional.keys() & entry.keys():
-        if problem := _problem(entry[key], optional[key], key):
+    for key in _OPTIONAL.keys() & {key for key, value in entry.items() if key != "paper_result" or value}:
+        if problem := _problem(entry[key], _OPTIONAL[key], key):
             return problem
-    if entry.get("collapsed", {}).get("path") and (problem := _problem(entry["collapsed"], _FILE, "collapsed")):
-        return problem
+    if "collapsed" in entry:
+        shape = {"reason": str} if entry["collapsed"]["path"] is None else {**_FILE, "parameters": int}
+        if problem := _problem(entry["collapsed"], shape, "collapsed"):
+            return problem
+    if any(len(result["interval95"]) != 2 for result in entry["results"]):
+        return "interval95 has two ends"
     for source in entry["sources"]:
         kind = source.get("kind")
         if not isinstance(kind, str) or kind not in _SOURCES:
