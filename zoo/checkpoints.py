@@ -111,7 +111,7 @@ def load_named(
         found = Named(create_model(word, pretrained=True).eval(), word, "imagenet")
     else:
         name = full_name(word)
-        model = load_collapsed(name) if collapsed else create_model(name, pretrained=True)
+        model = load_collapsed(name, batch_norm="keep") if collapsed else create_model(name, pretrained=True)
         sha256 = (collapsed_facts(name) if collapsed else facts(name))["sha256"]
         return Named(model.eval(), name, facts(name)["dataset"], sha256)
     return replace(found, model=reparameterize(found.model)) if collapsed else found

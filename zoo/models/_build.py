@@ -1,6 +1,7 @@
 """From a registered name to a network, through timm's own builder and the zoo's verified weights."""
 
 import contextlib
+import copy
 import difflib
 import inspect
 from collections.abc import Iterable, Mapping
@@ -48,7 +49,8 @@ def build_model(
         cache_dir: Where downloads are kept.
         device: Where the network is built.
         dtype: Type of its floating-point parameters and buffers.
-        **kwargs: Arguments of the network.
+        **kwargs: Arguments of the network; ``collapsed``, a dict of :func:`zoo.reparameterize`'s options, makes it the
+            network of plain layers that the pass makes of it, whose tensors are then the file's.
 
     Raises:
         UnknownNameError: If the network takes no such argument; the message names close ones.
@@ -67,6 +69,7 @@ def build_model(
     if cfg.get("tag") and not is_own_source(cfg):
         tag_arguments = weights().get(f"{variant}.{cfg.get('tag')}", {}).get("model_args", {})
         kwargs = {**tag_arguments, **kwargs}
+    collapsed = kwargs.pop("collapsed", None)
     if pretrained:
         tensors = load_state_dict(cfg, cache_dir)
         if pretrained_cfg is None and overlay.get("file"):
@@ -90,6 +93,7 @@ def build_model(
             if device is not None:
                 stack.enter_context(torch.device(device))
             model = cls(**arguments)
+        model = model if collapsed is None else _collapsed(model, collapsed)
         model = model if dtype is None else model.to(dtype)
         if as_it_is:
             own = model.state_dict()
@@ -113,7 +117,8 @@ def build_model(
             {key: tensor for key, tensor in state.items() if not _is_part(key, free)},
         )
         if problems:
-            raise WeightError(f"{variant}: the file's tensors are not this network's: {problems}.")
+            hint = _form_of(variant, model, state) if collapsed is None and is_own_source(cfg) else ""
+            raise WeightError(f"{variant}: the file's tensors are not this network's: {problems}.{hint}")
         return state
 
     model = build_model_with_cfg(
@@ -133,6 +138,22 @@ def build_model(
             # What timm writes into config.json, with the caller's arguments.
             network._model_args = {"in_chans": kwargs.get("in_chans", sizes["in_chans"]), **tag_arguments}
     return model
+
+
+def _collapsed(model: nn.Module, options: Mapping[str, str]) -> nn.Module:
+    from ..reparam import reparameterize  # the only need of the pass here, which itself needs the networks
+
+    if not isinstance(options, Mapping) or options.keys() - {"batch_norm", "reuse"}:
+        raise ZooError(f"collapsed holds options of zoo.reparameterize, batch_norm and reuse, not {options!r}.")
+    return reparameterize(model.eval(), **options).train()
+
+
+def _form_of(variant: str, model: nn.Module, state: Mapping[str, Tensor]) -> str:
+    """What to do about a file that does not fit, if it is one of a collapsed network that does not say so."""
+    for options in ({"batch_norm": "keep"}, {"batch_norm": "fold"}, {"batch_norm": "fold", "reuse": "unroll"}):
+        if _collapsed(copy.deepcopy(model), options).state_dict().keys() == state.keys():
+            return f" It is a collapsed {variant}, which does not say so: add the argument collapsed={options}."
+    return ""
 
 
 class _WithoutDrawing(TorchFunctionMode):

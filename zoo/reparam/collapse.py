@@ -20,6 +20,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..errors import ZooError
 from ..precision import full_precision
+from .described import describe
 from .record import EquivalenceRecord, equivalence_record
 from .walk import plain_copy
 
@@ -39,6 +40,8 @@ def reparameterize(
     example: Tensor | None = None,
 ) -> Network | tuple[Network, EquivalenceRecord]:
     """Return a new network of plain layers that computes the same function in eval mode.
+
+    What it is saved to (``save_for_hf``) says what it is, and ``timm.create_model("local-dir:...")`` loads it again.
 
     Autocast and inference mode around the call have no effect. Data types, devices, ``requires_grad`` and the
     channels-last format are kept; every tensor is contiguous and has a storage of its own, so that it can be saved.
@@ -74,6 +77,7 @@ def reparameterize(
             "not collapse: call eval() first."
         )
     plain = plain_copy(model, batch_norm, reuse)
+    describe(plain, model, batch_norm, reuse)
     if return_record:
         return plain, equivalence_record(model, plain, input_size=input_size, example=example)
     return plain

@@ -6,6 +6,7 @@ import timm
 import torch
 from torch import nn
 
+from ..errors import ZooError
 from ..weights.fetch import fetch
 from ..weights.load import load_fetched
 from ..weights.manifest import collapsed_facts, full_name
@@ -36,26 +37,31 @@ def collapsed_form(model: nn.Module) -> tuple[nn.Module, dict[str, str]] | None:
     return None
 
 
-def load_collapsed(name: str, cache_dir: str | Path | None = None) -> nn.Module:
+def load_collapsed(name: str, cache_dir: str | Path | None = None, *, batch_norm: str = "fold") -> nn.Module:
     """A pretrained weight as the network of plain layers that computes the same function.
 
-    It is what ``zoo.reparameterize(zoo.create_model(name, pretrained=True).eval())`` gives (for networks of ordinary
-    layers with batch norms folded), read from the file that was made and measured when the weight was staged.
+    It is read from the file that was made and measured when the weight was staged. That file has the batch norms that
+    the pass keeps by default; those that directly follow a convolution are folded into it here, in float64, whatever
+    the family. Of a wide residual network some stay: they stand before a convolution, after a sum.
 
     Args:
         name: ``arch.tag``, or an architecture for its first weight.
         cache_dir: Where downloads are kept.
+        batch_norm: ``fold``, or ``keep`` for the file as it is.
 
     Returns:
         The network in eval mode.
 
     Raises:
         UnknownNameError: If there is no such weight.
+        ZooError: If there is no such option.
         WeightError: If it has no collapsed file, or the file cannot be had or is not the manifest's.
     """
+    if batch_norm not in ("keep", "fold"):
+        raise ZooError(f"load_collapsed: batch_norm is 'keep' or 'fold', not {batch_norm!r}.")
     name = full_name(name)
     entry = collapsed_facts(name)
     state = load_fetched(fetch(name, cache_dir, collapsed=True), cache_dir)
     plain = reparameterize(timm.create_model(name).eval(), **entry["collapsed"].get("options", {}))
     plain.load_state_dict(state)
-    return plain
+    return plain if batch_norm == "keep" else reparameterize(plain, batch_norm="fold")

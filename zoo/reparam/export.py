@@ -19,6 +19,7 @@ from ..outputs import gap_of, largest, outputs_of, placed
 from ..precision import full_precision
 from ..weights.convert import safetensors_bytes
 from .collapse import reparameterize
+from .described import said_of
 from .file_facts import file_facts
 from .record import EquivalenceRecord, equivalence_record, random_images
 
@@ -78,7 +79,7 @@ def export(
 
 def _safetensors(plain: nn.Module, inputs: Tensor, facts: dict[str, str]) -> tuple[bytes, list[Tensor]]:
     state = {key: tensor.contiguous() for key, tensor in plain.state_dict().items()}
-    content = safetensors_bytes(state, {"format": "pt", "form": "collapsed", **facts})
+    content = safetensors_bytes(state, {"format": "pt", "form": "collapsed", **said_of(plain), **facts})
     restored = copy.deepcopy(plain)
     for tensor in [*restored.parameters(), *restored.buffers()]:
         tensor.zero_()

@@ -16,6 +16,7 @@ from ..version import __version__
 from ..weights.audit import audit
 from ..weights.manifest import weights
 from .collapsed import load_collapsed
+from .described import origin_of
 
 
 def file_facts(model: nn.Module, inputs: Tensor, name: str = "") -> dict[str, str]:
@@ -56,11 +57,13 @@ def weight_of(model: nn.Module, name: str = "") -> str:
         name: A weight that it may have, beside the one that its configuration names.
     """
     cfg = _cfg(model)
-    for candidate in dict.fromkeys((name, "{}.{}".format(cfg.get("architecture"), cfg.get("tag")))):
+    for candidate in dict.fromkeys((name, origin_of(cfg))):
         for copy in audit([candidate]) if candidate in weights() else ():
+            forms = ({"batch_norm": "fold"}, {"batch_norm": "keep"}) if copy.where.endswith("collapsed") else ({},)
             try:
                 load = load_collapsed if copy.where.endswith("collapsed") else _load
-                if not copy.problem and _same(model.state_dict(), load(candidate).state_dict()):
+                networks = (load(candidate, **form) for form in forms if not copy.problem)
+                if any(_same(model.state_dict(), network.state_dict()) for network in networks):
                     return candidate
             except ZooError:  # the file that would be loaded is not the one that was found
                 continue

@@ -1,17 +1,16 @@
 """``to_stock``: the stock network that a collapsed one is, with keys that need no code of ours to load or run."""
 
-from dataclasses import asdict
-
 import timm
 from timm.models import ResNet
 from torch import nn
 
 from ..errors import ZooError
 from ..layers.batch_norm import to_plain_bn
-from ..models._plain_resnet import PlainResNet, resnet_form
+from ..models._plain_resnet import resnet_form
 from ..models._same_function import check_same_function
 from ..precision import full_precision
 from .collapse import reparameterize
+from .described import name_it, plain_resnet
 
 
 @full_precision()
@@ -32,14 +31,15 @@ def to_stock(model: nn.Module) -> ResNet:
     _split_biases(plain)
     try:
         form = resnet_form(plain)
-        if form.stock_name:
-            stock = timm.create_model(form.stock_name, num_classes=form.num_classes, in_chans=form.in_chans)
-        else:
-            stock = PlainResNet(**asdict(form))
+        name, arguments = plain_resnet(form)
+        arguments |= {"in_chans": form.in_chans}
+        stock = timm.create_model(name, num_classes=form.num_classes, **arguments)
         stock = stock.to(next(plain.parameters()))
         check_same_function(plain, stock, form.label, form.in_chans)
     except ZooError as error:
         raise ZooError(f"{type(model).__name__} has no stock network. {error}") from None
+    if cfg := getattr(model, "pretrained_cfg", None):
+        name_it(stock, {**cfg, "num_classes": form.num_classes}, name, arguments, f"the plain {name}")
     return stock.eval()
 
 
