@@ -1,53 +1,109 @@
-"""The worked example of docs/add_a_family.md, as it stands on the page."""
+"""docs/add_a_family.md, followed file by file in a copy of the repository, through a staged weight and out again."""
 
+import gzip
+import json
+import os
 import re
+import shutil
+import subprocess
 import sys
-import types
 
 import pytest
-import torch
 
-import zoo
 from conftest import ROOT
-from protocol import CHECKS, close, images, make
+from zoo.cli.demo import SAMPLE
+
+PAGE = (ROOT / "docs" / "add_a_family.md").read_text()
+FILES = dict(re.findall(r"```(?:python|yaml)\n# (\S+)\n(.*?)```", PAGE, re.DOTALL))
+SMALLEST, PAPER = (
+    re.search(rf"```{kind}\n(    \"zero_sum\".*?)```", PAGE, re.DOTALL)[1] for kind in ("python", "json")
+)
+TRAIN, STAGE, *AFTER = re.search(r"```bash\n(.*?)```", PAGE, re.DOTALL)[1].strip().splitlines()
+COUNT = 200  # images
+NAME = "zero_sum_wrn_16_1.zoo_fmnist"
+CHECKS = "covered or test_zero_sum and (counted or kernels or collapses)"
+RUN = """
+import runpy, shlex, sys
+from zoo.cli import main
+for line in sys.argv[1:]:
+    command, *words = shlex.split(line)
+    print(">", line, flush=True)
+    if command == "zoo":
+        print("exit code", main(words), flush=True)
+    elif words[0] == "-m":
+        import pytest
+        print("exit code", int(pytest.main(words[2:])), flush=True)
+    else:
+        runpy.run_path(words[0], run_name="__main__")
+"""
 
 
-@pytest.fixture(scope="module")
-def page():
-    """Python blocks of the page by file name, run as modules."""
-    text = (ROOT / "docs" / "add_a_family.md").read_text()
-    blocks = dict(re.findall(r"```python\n# (\S+)\n(.*?)```", text, re.DOTALL))
-    names = {}
-    for file in ("zoo/makers/zero_sum.py", "zoo/models/zero_sum_wrn.py"):
-        name = file.removesuffix(".py").replace("/", ".")
-        module = types.ModuleType(name)
-        module.__dict__.update(names)
-        sys.modules[name] = module
-        exec(compile(blocks[file], file, "exec"), module.__dict__)
-        names = {k: v for k, v in vars(module).items() if not k.startswith("__")}
-    return blocks, names
+@pytest.fixture
+def copy(tmp_path):
+    """A copy of the repository, a few images as its data set, and what runs lines of commands in it."""
+    home = tmp_path / "copy"
+    ignored = shutil.ignore_patterns(".*", "__pycache__", "runs", "golden", "checkpoints", "benchmarks")
+    shutil.copytree(ROOT, home, ignore=ignored, symlinks=True)
+    (home / "data").mkdir()
+    for path in SAMPLE.glob("*.gz"):
+        content, start, size = gzip.decompress(path.read_bytes()), *((16, 784) if "images" in path.name else (8, 1))
+        content = content[:4] + COUNT.to_bytes(4, "big") + content[8 : start + COUNT * size]
+        for name in (path.stem, path.stem.replace("t10k", "train")):
+            (home / "data" / name).write_bytes(content)
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("ZOO_")}
+    environment |= {"PYTHONPATH": str(home), "ZOO_CACHE": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"}
+
+    def run(*lines, script=RUN):
+        words = [sys.executable, "-c", script, *(line.replace("DIR", "data") for line in lines)]
+        done = subprocess.run(words, cwd=home, env=environment, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    return home, run
 
 
-def test_the_example_is_a_family(page):
-    blocks, names = page
-    count = int(re.search(r'"zero_sum_wrn_16_1": ([\d_]+)', blocks["tests/test_zero_sum.py"])[1].replace("_", ""))
-    model = make("zero_sum_wrn_16_1")
-    assert sum(p.numel() for p in model.parameters()) == count
-    assert all(float(c.weight.detach().sum((2, 3)).abs().max()) < 1e-5 for c in model.block_convs().values())
-    kernel = torch.randn(4, 3, 3, 3)
-    maker = names["ZeroSumWeight"](3)
-    made = maker(maker.right_inverse(kernel))
-    close(maker(maker.right_inverse(made)), made, 1e-6)
+def replace(path, old, new):
+    text = path.read_text()
+    assert text.count(old) == 1
+    path.write_text(text.replace(old, new))
 
 
-def test_the_example_collapses(page):
-    model = make("zero_sum_wrn_16_1").double()
-    x = images(model).double()
-    plain = zoo.reparameterize(model, batch_norm="fold")
-    close(plain(x), model(x), 1e-10)
-    assert not any("parametrizations" in key for key in plain.state_dict())
+def test_the_page_leads_to_a_weight_and_back(copy):
+    home, run = copy
+    before = {name: (home / name).read_text() for name in ("README.md", "docs/weights.md", "docs/recipes.md")}
+    for name, content in FILES.items():
+        assert not (home / name).exists()
+        (home / name).write_text(content)
+    assert len(FILES) == 4
+    replace(home / "tests" / "test_reparam.py", "SMALLEST = {\n", "SMALLEST = {\n" + SMALLEST)
+    replace(home / "weights_manifest.json", '"papers": {\n', '"papers": {\n' + PAPER)
+    replace(home / "zoo" / "recipes" / "zero_sum_fmnist.yaml", "epochs: 12", "epochs: 1")
 
+    tests = f"python -m pytest -q -p no:cacheprovider tests/test_zero_sum.py tests/test_reparam.py -k '{CHECKS}'"
+    said = run(tests, TRAIN, STAGE)
+    assert said.count("exit code 0") == 3, said
+    load = (
+        f"import timm, zoo; print(timm.create_model('{NAME}', pretrained=True)(__import__('torch').ones(1, 1, 28, 28)))"
+    )
+    (home / "load.py").write_text(load)
+    said = run(*AFTER, "python load.py", f"zoo verify {NAME}", "zoo list 'zero*' --pretrained")
+    assert said.count("exit code 0") == 3, said
+    assert "tensor(" in said
+    for name in ("README.md", "docs/weights.md"):
+        assert NAME in (home / name).read_text()
 
-@pytest.mark.parametrize("check", ["forward", "backward", "default_cfg", "features", "fx", "copies"])
-def test_the_example_passes_the_protocol(page, check):
-    CHECKS[check]("zero_sum_wrn_16_1")
+    for name in FILES:
+        (home / name).unlink()
+    said = run("zoo verify", "zoo list 'symm_wrn_16_1*' --pretrained", "zoo info symm_wrn_16_1", *AFTER[:2])
+    assert said.count("exit code 1") == 1, said
+    assert said.count("exit code 0") == 2, said
+    problem = [line for line in said.splitlines() if "zero_sum" in line]
+    assert len(set(problem)) == 1, said
+    assert f"the entry of {NAME} is damaged: no family here has a network zero_sum_wrn_16_1" in problem[0]
+
+    shutil.rmtree(home / "hub" / NAME)
+    content = json.loads((home / "weights_manifest.json").read_text())
+    del content["weights"][NAME], content["papers"]["zero_sum"]
+    (home / "weights_manifest.json").write_text(json.dumps(content, indent=2) + "\n")
+    assert content == json.loads((ROOT / "weights_manifest.json").read_text())
+    assert before == {name: (home / name).read_text() for name in before}

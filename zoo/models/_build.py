@@ -117,8 +117,8 @@ def build_model(
             {key: tensor for key, tensor in state.items() if not _is_part(key, free)},
         )
         if problems:
-            hint = _form_of(variant, model, state) if collapsed is None and is_own_source(cfg) else ""
-            raise WeightError(f"{variant}: the file's tensors are not this network's: {problems}.{hint}")
+            form = _form_of(variant, model, state) if collapsed is None and is_own_source(cfg) else ""
+            raise WeightError(form or f"{variant}: the file's tensors are not this network's: {problems}.")
         return state
 
     model = build_model_with_cfg(
@@ -152,7 +152,7 @@ def _form_of(variant: str, model: nn.Module, state: Mapping[str, Tensor]) -> str
     """What to do about a file that does not fit, if it is one of a collapsed network that does not say so."""
     for options in ({"batch_norm": "keep"}, {"batch_norm": "fold"}, {"batch_norm": "fold", "reuse": "unroll"}):
         if _collapsed(copy.deepcopy(model), options).state_dict().keys() == state.keys():
-            return f" It is a collapsed {variant}, which does not say so: add the argument collapsed={options}."
+            return f"The file is of a collapsed {variant} and does not say so: add the argument collapsed={options}."
     return ""
 
 
