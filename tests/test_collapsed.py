@@ -1,18 +1,26 @@
 """Collapsed forms of staged weights: files of their own, verified like the weights, the same function."""
 
+import json
 import shutil
+import subprocess
+import sys
 
 import pytest
+import timm
 import torch
+from timm.models import save_for_hf
+from timm.utils.model import reparameterize_model
 from torch.nn.utils import parametrize
 
 import zoo
 from conftest import ROOT
 from loopback import running
 from loopback_hub import Hub
+from zoo.checkpoints import read_network
 from zoo.cli import main
 from zoo.cli.demo import SAMPLE
 from zoo.models.lrunet import ReuseBlock
+from zoo.reparam.export import export
 from zoo.reparam.record import input_size_of
 from zoo.weights.fetch import fetch
 from zoo.weights.manifest import collapsed_facts, weights
@@ -106,3 +114,113 @@ def test_verify_and_validate_know_it(entries, tmp_path, monkeypatch, capsys):
     path.write_bytes(path.read_bytes()[:-1])
     assert main(["verify", NAME]) == 1
     assert f"{path}: " in capsys.readouterr().err
+
+
+# ---- a collapsed network comes back from the folder it is saved to ----
+
+FORMS = [  # network, its arguments, options of the pass, architecture that the folder names
+    ("swrn_28_1_2", {}, {}, "wrn_28_1"),
+    ("swrn_16_1_2", {"num_classes": 7, "in_chans": 2}, {"batch_norm": "fold"}, "swrn_16_1_2"),
+    ("symm_wrn_16_1", {"num_classes": 7, "in_chans": 2}, {}, "wrn_16_1"),
+    ("symm_wrn_bottleneck_16_1", {}, {}, "symm_wrn_bottleneck_16_1"),
+    ("swrn", {"depth": 16, "width": 3}, {}, "wrn"),
+    ("sparse_wrn_16_1", {"reparam": "tied"}, {}, "wrn_16_1"),
+    ("sparse_mlp_300_100", {"num_classes": 7}, {"batch_norm": "fold"}, "sparse_mlp_300_100"),
+    ("pd_a_resnet18_half_cifar", {"in_chans": 1}, {}, "pd_a_resnet18_half_cifar"),
+    ("pd_b_resnet18_half_cifar", {"num_classes": 7}, {"batch_norm": "fold"}, "pd_b_resnet18_half_cifar"),
+    ("lrunet2_100", {"num_classes": 7}, {"batch_norm": "fold", "reuse": "unroll"}, "lrunet2_100"),
+    ("wrn_16_1", {}, {"batch_norm": "fold"}, "wrn_16_1"),
+]
+
+
+def random_network(name, **arguments):
+    """A network whose batch norms and coefficients are not those that every network begins with."""
+    torch.manual_seed(0)
+    model = zoo.create_model(name, **arguments).eval()
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+                module.running_mean.normal_()
+                module.running_var.uniform_(0.5, 2)
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * (0.1 if parameter.dim() < 2 else 0))
+    return model
+
+
+def gap(model, other, size=None):
+    channels, *sides = input_size_of(model)
+    x = torch.randn(2, model._model_args.get("in_chans", channels), *(size or sides)).double()
+    with torch.no_grad():
+        expected, found = model.double()(x), other.double().eval()(x)
+    return ((found - expected).abs().max() / expected.abs().max()).item()
+
+
+@pytest.mark.parametrize(("name", "arguments", "options", "architecture"), FORMS)
+def test_a_folder_says_what_was_collapsed_and_comes_back(name, arguments, options, architecture, tmp_path):
+    model = random_network(name, **arguments)
+    plain = zoo.reparameterize(zoo.reparameterize(model), **options)  # twice is once
+    for turn in ("first", "again"):
+        save_for_hf(plain, tmp_path / turn, safe_serialization=True)
+        config = json.loads((tmp_path / turn / "config.json").read_text())
+        assert any(note.startswith(f"collapsed from {name}: ") for note in config["pretrained_cfg"]["notes"])
+        plain = timm.create_model(f"local-dir:{tmp_path / turn}", pretrained=True).eval()
+        assert not any(parametrize.is_parametrized(m) for m in plain.modules())
+        assert gap(model, plain) < 1e-6  # kernels are rounded to float32
+    if "batch_norm" not in options or name != "swrn_16_1_2":  # which is a wrn_16_1 first
+        assert config["architecture"] == architecture
+    assert ("collapsed" in config["model_args"]) == (not architecture.startswith("wrn") or bool(options))
+    other = timm.create_model(f"local-dir:{tmp_path / 'again'}", pretrained=True, num_classes=3)
+    assert other.num_classes == 3
+    assert torch.equal(next(other.parameters()), next(plain.float().parameters()))
+
+
+def test_a_stock_network_needs_no_code_of_ours(tmp_path):
+    model = random_network("pd_a_resnet18", num_classes=5)
+    save_for_hf(zoo.to_stock(model), tmp_path, safe_serialization=True)
+    x = torch.randn(2, 3, 64, 64)
+    torch.save((x, model(x).detach()), tmp_path / "scores.pt")
+    code = "import sys, timm, torch; folder = sys.argv[1]; x, y = torch.load(folder + '/scores.pt');"
+    code += "found = timm.create_model('local-dir:' + folder, pretrained=True).eval()(x);"
+    code += "assert 'zoo' not in sys.modules; print(float((found - y).abs().max() / y.abs().max()))"
+    found = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert float(found.stdout) < 1e-5
+    model = random_network("pd_a_resnet18_half_cifar", in_chans=1)
+    save_for_hf(zoo.to_stock(model), tmp_path / "half", safe_serialization=True)
+    assert json.loads((tmp_path / "half" / "config.json").read_text())["architecture"] == "resnet18_half_cifar"
+    assert gap(model, timm.create_model(f"local-dir:{tmp_path / 'half'}", pretrained=True)) < 1e-6
+
+
+def test_another_function_gets_no_plain_name():
+    for arguments in ({"act_layer": "gelu"}, {"output_stride": 8}, {"avg_down": True}):
+        plain = zoo.reparameterize(timm.create_model("symm_resnet50", **arguments).eval())
+        assert plain.pretrained_cfg["architecture"] == "symm_resnet50", arguments
+    assert zoo.reparameterize(timm.create_model("symm_resnet50").eval()).pretrained_cfg["architecture"] == "resnet50"
+
+
+def test_a_collapsed_file_that_does_not_say_so_names_the_argument(tmp_path):
+    model = random_network("swrn_16_1_2")
+    save_for_hf(reparameterize_model(model), tmp_path, safe_serialization=True)  # timm's walk
+    with pytest.raises(zoo.WeightError, match="add the argument collapsed={'batch_norm': 'keep'}") as caught:
+        timm.create_model(f"local-dir:{tmp_path}", pretrained=True)
+    assert "\n" not in str(caught.value)
+    found = timm.create_model(f"local-dir:{tmp_path}", pretrained=True, collapsed={"batch_norm": "keep"})
+    assert gap(model, found) < 1e-6
+    with pytest.raises(zoo.ZooError, match="collapsed holds options"):
+        zoo.create_model("swrn_16_1_2", collapsed={"fold": True})
+
+
+@pytest.mark.parametrize("options", [{}, {"batch_norm": "fold"}])
+def test_an_exported_file_is_read_again(options, tmp_path):
+    model = random_network("pd_a_resnet18_half_cifar")
+    export(model, tmp_path / "x.safetensors", "safetensors", **options)
+    assert gap(model, read_network(tmp_path / "x.safetensors", "pd_a_resnet18_half_cifar").model) < 1e-6
+
+
+def test_every_batch_norm_that_can_be_is_folded():
+    for name in ("swrn_28_1_2.zoo_c10", "pd_a_resnet18_half_cifar.zoo_e6_c10"):
+        for choice in ({}, {"batch_norm": "keep"}):
+            plain = zoo.load_collapsed(name, **choice)
+            further = zoo.reparameterize(plain, batch_norm="fold")
+            assert (plain.state_dict().keys() == further.state_dict().keys()) == (not choice)
+    with pytest.raises(zoo.ZooError, match="'keep' or 'fold'"):
+        zoo.load_collapsed(name, batch_norm="drop")

@@ -1,6 +1,7 @@
 """What a machine may lack or have wrong around the weights: a home, a cache, certificates, a proxy. One line each."""
 
 import os
+import shutil
 import subprocess
 import sys
 
@@ -17,6 +18,7 @@ from zoo.publishing.mirror import write_mirror
 from zoo.publishing.publish import Repository, publish
 from zoo.weights import download as downloading
 from zoo.weights.download import Address, download
+from zoo.weights.fetch import cached_file, fetch
 from zoo.weights.manifest import warm_starts
 from zoo.weights.network_settings import failed_hub_call
 from zoo.weights.paths import cache_folder
@@ -109,6 +111,33 @@ def test_the_home_of_nobody(variable, monkeypatch):
     with pytest.raises(zoo.WeightError, match=rf"{variable} is ~nosuchuser/x, and there is no such user") as caught:
         zoo.create_model("lrunet1_100.okankop_fmnist", pretrained=True)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("variable", ["ZOO_CACHE", "ZOO_HUB"])
+def test_a_file_in_place_of_a_folder(variable, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv(variable, str(tmp_path / "file"))
+    with pytest.raises(zoo.WeightError, match=rf"{variable} is .*file, which is a file\. Name a folder"):
+        zoo.create_model("lrunet1_100.okankop_fmnist", pretrained=True)
+
+
+def test_the_staged_folder_is_the_one_that_was_named(own_cache, entries, tmp_path, monkeypatch, caplog):
+    """An empty one stages nothing, and one that is not there is said; the checkout's own is not used unawares."""
+    name = "lrunet1_100.zoo_fmnist"
+    place = fetch(name).path
+    (tmp_path / "empty").mkdir()
+    for folder, said in (
+        ("empty", "has it, but ZOO_HUB names another"),
+        ("none", "ZOO_HUB is .*none, and there is no"),
+    ):
+        monkeypatch.setenv("ZOO_HUB", str(tmp_path / folder))
+        with pytest.raises(zoo.WeightError, match=said):
+            zoo.create_model(name, pretrained=True)
+    target = cached_file(name, entries[name])
+    target.parent.mkdir(parents=True)
+    shutil.copy(place, target)
+    assert fetch(name).path == target
+    assert "ZOO_HUB is" in caplog.text
 
 
 # ---- certificates and proxies ----
