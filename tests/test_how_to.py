@@ -70,7 +70,6 @@ def replace(path, old, new):
 
 def test_the_page_leads_to_a_weight_and_back(copy):
     home, run = copy
-    before = {name: (home / name).read_text() for name in ("README.md", "docs/weights.md", "docs/recipes.md")}
     for name, content in FILES.items():
         assert not (home / name).exists()
         (home / name).write_text(content)
@@ -94,7 +93,7 @@ def test_the_page_leads_to_a_weight_and_back(copy):
 
     for name in FILES:
         (home / name).unlink()
-    said = run("zoo verify", "zoo list 'symm_wrn_16_1*' --pretrained", "zoo info symm_wrn_16_1", *AFTER[:2])
+    said = run("zoo verify", "zoo list 'symm_wrn_16_1*' --pretrained", "zoo info symm_wrn_16_1")
     assert said.count("exit code 1") == 1, said
     assert said.count("exit code 0") == 2, said
     problem = [line for line in said.splitlines() if "zero_sum" in line]
@@ -106,4 +105,3 @@ def test_the_page_leads_to_a_weight_and_back(copy):
     del content["weights"][NAME], content["papers"]["zero_sum"]
     (home / "weights_manifest.json").write_text(json.dumps(content, indent=2) + "\n")
     assert content == json.loads((ROOT / "weights_manifest.json").read_text())
-    assert before == {name: (home / name).read_text() for name in before}
