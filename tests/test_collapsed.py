@@ -126,8 +126,8 @@ FORMS = [  # network, its arguments, options of the pass, architecture that the 
     ("swrn", {"depth": 16, "width": 3}, {}, "wrn"),
     ("sparse_wrn_16_1", {"reparam": "tied"}, {}, "wrn_16_1"),
     ("sparse_mlp_300_100", {"num_classes": 7}, {"batch_norm": "fold"}, "sparse_mlp_300_100"),
-    ("pd_a_resnet18_half_cifar", {"in_chans": 1}, {}, "pd_a_resnet18_half_cifar"),
-    ("pd_b_resnet18_half_cifar", {"num_classes": 7}, {"batch_norm": "fold"}, "pd_b_resnet18_half_cifar"),
+    ("pd_a_resnet18_half_cifar", {"in_chans": 1, "width": 1 / 8}, {}, "pd_a_resnet18_half_cifar"),
+    ("pd_b_resnet18_half_cifar", {"num_classes": 7, "width": 0.25}, {"batch_norm": "fold"}, "pd_b_resnet18_half_cifar"),
     ("lrunet2_100", {"num_classes": 7}, {"batch_norm": "fold", "reuse": "unroll"}, "lrunet2_100"),
     ("wrn_16_1", {}, {"batch_norm": "fold"}, "wrn_16_1"),
 ]
@@ -184,9 +184,10 @@ def test_a_stock_network_needs_no_code_of_ours(tmp_path):
     code += "assert 'zoo' not in sys.modules; print(float((found - y).abs().max() / y.abs().max()))"
     found = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
     assert float(found.stdout) < 1e-5
-    model = random_network("pd_a_resnet18_half_cifar", in_chans=1)
+    model = random_network("pd_a_resnet18_half_cifar", width=1 / 16, in_chans=1)
     save_for_hf(zoo.to_stock(model), tmp_path / "half", safe_serialization=True)
-    assert json.loads((tmp_path / "half" / "config.json").read_text())["architecture"] == "resnet18_half_cifar"
+    config = json.loads((tmp_path / "half" / "config.json").read_text())
+    assert (config["architecture"], config["model_args"]["width"]) == ("resnet18_cifar", 1 / 16)
     assert gap(model, timm.create_model(f"local-dir:{tmp_path / 'half'}", pretrained=True)) < 1e-6
 
 
@@ -210,9 +211,9 @@ def test_a_collapsed_file_that_does_not_say_so_names_the_argument(tmp_path):
 
 
 def test_an_exported_file_is_read_again(tmp_path):
-    model = random_network("lrunet2_100")
-    export(model, tmp_path / "x.safetensors", "safetensors", batch_norm="fold", reuse="unroll")
-    assert gap(model, read_network(tmp_path / "x.safetensors", "lrunet2_100").model) < 1e-6
+    model = random_network("sparse_mlp_300_100")
+    export(model, tmp_path / "x.safetensors", "safetensors", batch_norm="fold")
+    assert gap(model, read_network(tmp_path / "x.safetensors", "sparse_mlp_300_100").model) < 1e-6
 
 
 def test_every_batch_norm_that_can_be_is_folded():
