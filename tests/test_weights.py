@@ -25,6 +25,8 @@ from zoo.weights.card import model_card
 from zoo.weights.convert import safetensors_bytes
 from zoo.weights.fetch import cached_file, fetch
 from zoo.weights.manifest import manifest, paper_of, source, timm_cfgs, weights
+from zoo.weights.manifest import problems as manifest_problems
+from zoo.weights.manifest_check import problem_of_entry
 from zoo.weights.packed import PACKED, unpack
 from zoo.weights.verify import sha256_of
 
@@ -351,3 +353,14 @@ def test_fetch_takes_addresses(own_cache, capsys):
 def test_a_family_without_a_paper_is_named():
     with pytest.raises(zoo.WeightError, match="papers lacks the family zero_sum; add"):
         paper_of({"family": "zero_sum"})
+
+
+@pytest.mark.parametrize(
+    ("name", "family", "said"), [(SMALL, "zero_sum", "is of the family"), ("x_1.y_c10", "z", "no")]
+)
+def test_an_entry_of_no_family_is_left_out(name, family, said):
+    entry = {**weights()[SMALL], "family": family}
+    papers = {family: {"title": "x", "arxiv": "1"}}
+    assert said in problem_of_entry(name, entry, papers, {SMALL.split(".")[0]: "lrunet"})
+    assert not problem_of_entry(name, entry, papers, {}), "while architectures are being registered"
+    assert not manifest_problems()

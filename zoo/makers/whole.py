@@ -44,7 +44,7 @@ class WholeNumbers(nn.Module):
             ZooError: If it is the average of different ones.
         """
         tensor, fingerprint = self._buffers[self._name], self._buffers["fingerprint"]
-        if torch.compiler.is_compiling() or tensor is not self._seen[0] or tensor.is_inference():
+        if torch.compiler.is_compiling() or tensor is not self._seen[0] or tensor.is_inference() or tensor.is_meta:
             return tensor  # what torch puts in its place for a while is none of an average's doing
         if (tensor._version, fingerprint._version) != self._seen[1:]:
             if self._averaged(tensor, fingerprint):
@@ -86,8 +86,7 @@ class WholeNumbers(nn.Module):
         self._before = None if self.constant else tensor.clone()
 
     def _apply(self, fn, recurse=True):
-        if not self._buffers[self._name].is_meta:
-            self.whole()
+        self.whole()
         self._buffers["fingerprint"] = None  # made anew, in its own type and from whatever is there then
         super()._apply(fn, recurse)
         self._note()
@@ -95,8 +94,7 @@ class WholeNumbers(nn.Module):
 
     def __getstate__(self) -> dict:
         """For pickle and deep copies, which then take over what is known of the buffer."""
-        if not self._buffers[self._name].is_meta:
-            self.whole()
+        self.whole()
         return vars(self)
 
     def _save_to_state_dict(self, destination, prefix, keep_vars):
