@@ -73,14 +73,14 @@ def check_manifest(content: Any, path: str | Path) -> None:
         raise WeightError(f"{path}: {error.json_path}: {' '.join(error.message.split())[-300:]}")
 
 
-def problem_of_entry(name: str, entry: Any, papers: dict[str, Any], family_of: Mapping[str, str]) -> str:
+def problem_of_entry(name: str, entry: Any, papers: dict[str, Any], family_of: Mapping[str, str] | None = None) -> str:
     """What makes a weight's entry useless, in words; empty if nothing does.
 
     Args:
         name: ``arch.tag``.
         entry: Its value in the manifest's ``weights``.
         papers: The manifest's ``papers``.
-        family_of: Family of every architecture there is; empty while they are being registered.
+        family_of: Family of every architecture there is; empty while they are being registered, or not to be checked.
     """
     if not _NAME.fullmatch(name):
         return "its name is not arch.tag"
