@@ -29,7 +29,7 @@ from torch import nn
 import zoo
 from zoo.evaluation.results import table
 from zoo.models import _build
-from zoo.weights import memory
+from zoo.weights import hash_cache
 from zoo.weights.fetch import cached_file
 from zoo.weights.manifest import weights
 
@@ -47,7 +47,7 @@ def weight(arch: str, folder: Path) -> Iterator[Path]:
     entry = {**template, "sha256": hashlib.sha256(file.read_bytes()).hexdigest(), "size": file.stat().st_size}
     entry["sources"] = []
     name = f"{arch}.{TAG}"
-    with mock.patch.dict(weights(), {name: entry}), mock.patch.object(memory, "_GRAIN_NS", 0):
+    with mock.patch.dict(weights(), {name: entry}), mock.patch.object(hash_cache, "_GRAIN_NS", 0):
         target = cached_file(name, entry)
         target.parent.mkdir(parents=True)
         shutil.copyfile(file, target)

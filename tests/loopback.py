@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import re
+import socketserver
 import threading
 import time
 from collections.abc import Iterator
@@ -156,3 +157,34 @@ def running(server: Server) -> Iterator[Server]:
         server.http.shutdown()
         server.http.server_close()
         thread.join()
+
+
+class Raw:
+    """Answers every connection with what a generator yields, bytes as they are, until the client has gone.
+
+    ``answer(path)`` is called with the path of each request; what it yields is sent at once.
+    """
+
+    def __init__(self, answer):
+        self.requests: list[str] = []
+        self.sent = 0
+        self.stop = threading.Event()
+        outer = self
+
+        class Handler(socketserver.StreamRequestHandler):
+            def handle(self):
+                lines = iter(self.rfile.readline, b"\r\n")
+                path = next(lines, b" / ").split()[1].decode()
+                outer.requests.append(path)
+                list(zip(range(100), lines, strict=False))
+                with contextlib.suppress(OSError):
+                    for block in answer(path):
+                        self.wfile.write(block)
+                        outer.sent += len(block)
+                        if outer.stop.is_set():
+                            return
+
+        self.http = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler)
+        self.http.daemon_threads = True
+        self.http.handle_error = lambda *_: None
+        self.url = f"http://127.0.0.1:{self.http.server_address[1]}"

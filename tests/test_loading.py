@@ -31,8 +31,9 @@ def weight(request, tmp_path, monkeypatch):
     folder.mkdir()
     save_file({key: t.contiguous() for key, t in model.state_dict().items()}, folder / "model.safetensors")
     sha256 = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    size = (folder / "model.safetensors").stat().st_size
     entry = next(iter(weights().values()))
-    monkeypatch.setitem(weights(), f"{arch}.{TAG}", {**entry, "sha256": sha256, "sources": []})
+    monkeypatch.setitem(weights(), f"{arch}.{TAG}", {**entry, "sha256": sha256, "size": size, "sources": []})
     monkeypatch.setenv("ZOO_HUB", str(tmp_path))
     monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "cache"))
     return arch, model
@@ -86,6 +87,7 @@ def test_half_precision_files_give_the_networks_own_type(weight, tmp_path, monke
     save_file({k: t.half() if t.is_floating_point() else t for k, t in model.state_dict().items()}, path)
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     monkeypatch.setitem(weights()[f"{arch}.{TAG}"], "sha256", sha256)
+    monkeypatch.setitem(weights()[f"{arch}.{TAG}"], "size", path.stat().st_size)
     assert {p.dtype for p in load(arch).parameters()} == {torch.float32}
 
 

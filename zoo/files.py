@@ -1,11 +1,18 @@
-"""Files: whether one is there, a folder that can be written, and writing so that no reader ever sees half of one."""
+"""Files: only plain ones are opened, and what is written is never seen half; folders for downloads."""
 
+import errno
 import os
+import secrets
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
 from .errors import WeightError
+from .errors import printable as printable  # where paths are printed it is wanted without the errors
+
+_OPEN = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 
 
 def is_file(path: Path) -> bool:
@@ -14,6 +21,41 @@ def is_file(path: Path) -> bool:
         return path.is_file()
     except OSError:
         return False
+
+
+def open_file(path: str | Path) -> BinaryIO:
+    """Open a file for reading. What is no regular file (a pipe would block, a device never ends) is refused.
+
+    Args:
+        path: A file, or a link to one.
+
+    Raises:
+        OSError: If it cannot be opened, or is no regular file.
+    """
+    # does not wait for a pipe's other end
+    file = open(path, "rb", opener=lambda name, _: os.open(name, _OPEN))  # noqa: SIM115 (the caller's)
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "it is not a regular file", str(path))
+    return file
+
+
+def read_file(path: str | Path, largest: int) -> bytes:
+    """The content of a regular file.
+
+    Args:
+        path: The file.
+        largest: More bytes than that are not read.
+
+    Raises:
+        OSError: If it cannot be read, is no regular file, or is larger.
+    """
+    with open_file(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        content = file.read(largest + 1) if size <= largest else b""
+        if max(size, len(content)) > largest:
+            raise OSError(errno.EFBIG, f"it has more than {largest} bytes", str(path))
+        return content
 
 
 def writable_folder(folder: Path) -> Path:
@@ -31,7 +73,7 @@ def writable_folder(folder: Path) -> Path:
     return folder
 
 
-def write_atomically(content: bytes | Callable[[BinaryIO], object], path: Path) -> None:
+def write_atomically(content: bytes | Callable[[BinaryIO], object], path: Path, private: bool = False) -> None:
     """Write a file beside its final name, flush it to the disk and move it there.
 
     If anything fails, an existing file keeps its content and no temporary one is left.
@@ -39,19 +81,15 @@ def write_atomically(content: bytes | Callable[[BinaryIO], object], path: Path) 
     Args:
         content: The bytes, or a function that writes them to an open binary file.
         path: Final name; its folder is created.
+        private: Nobody else may read it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")  # a new one, never a link that lies there
     try:
-        with open(temporary, "wb") as file:
+        with os.fdopen(os.open(temporary, _CREATE, 0o600 if private else 0o666), "wb") as file:
             content(file) if callable(content) else file.write(content)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def printable(text: object) -> str:
-    """A path or message with everything escaped that a terminal cannot print: control characters, undecodable bytes."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in str(text))

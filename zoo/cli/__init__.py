@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from ..errors import ZooError
+from ..errors import ZooError, printable
 from ..version import __version__
 
 
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _fail(message: str, code: int = 1) -> int:
-    print(f"zoo: {message}", file=sys.stderr)
+    print(f"zoo: {printable(message)}", file=sys.stderr)
     return code
 
 

@@ -1,13 +1,14 @@
 """Every copy of every weight on this machine against the manifest: read whole, no network, nothing remembered."""
 
 import hashlib
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import WeightError
-from ..files import is_file
+from ..files import is_file, open_file
 from .fetch import cached_file, hub_cached_file, read_packed, staged_file
 from .manifest import collapsed_facts, weights
 from .verify import parse
@@ -74,12 +75,14 @@ def _copies(name: str, entry: dict[str, Any], places: dict[str, Path | None]) ->
 def _problem_of(path: Path, entry: dict[str, Any], packed: bool) -> str:
     """What is wrong with a weight's file, in words; empty if nothing is."""
     try:
-        content = read_packed(path, entry) if packed else path.read_bytes()
+        with open_file(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            if not packed and size != entry["size"]:
+                return f"has {size} bytes, the manifest has {entry['size']}"
+            content = read_packed(path, entry) if packed else file.read(size)
         found = hashlib.sha256(content).hexdigest()
         if found != entry["sha256"]:
             return f"sha256 is {found}, the manifest has {entry['sha256']}"
-        if len(content) != entry["size"]:
-            return f"has {len(content)} bytes, the manifest has {entry['size']}"
         parse(content, path)
     except OSError as error:
         return f"cannot be read ({error.strerror or error})"

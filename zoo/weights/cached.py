@@ -49,7 +49,10 @@ def obtain(
         part = target.parent / f".{key(address.url)}.part"
         for final in (False, True):
             download(address, part, limit, need_length=sha256 is None)
-            found = sha256_of(part)
+            try:
+                found = sha256_of(part)
+            except OSError as error:
+                raise WeightError(f"{part}: cannot be read ({error.strerror or error})") from None
             if sha256 in (None, found):
                 break
             discard(part)
@@ -74,7 +77,10 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
         WeightError: If it cannot be written, or another process holds it for an hour.
     """
-    lock = FileLock(writable_folder(folder) / ".lock", timeout=_WAIT)
+    path = writable_folder(folder) / ".lock"
+    if (path.exists() and not is_file(path)) or path.is_symlink():
+        raise WeightError(f"{path}: is a link, or no file, and is not used as a lock. Remove it.")
+    lock = FileLock(path, timeout=_WAIT)
     try:
         lock.acquire()
     except Timeout:
@@ -87,8 +93,8 @@ def locked(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def check_cached(path: Path, sha256: str, cache_dir: str | Path | None = None) -> bool:
-    """Whether a cached file is there and right; a wrong one is deleted.
+def check_cached(path: Path, sha256: str, cache_dir: str | Path | None = None, size: int | None = None) -> bool:
+    """Whether a cached file is there and right, in size (if that is known) and sha256; a wrong one is deleted.
 
     Raises:
         HashMismatchError: If it was wrong.
@@ -96,26 +102,26 @@ def check_cached(path: Path, sha256: str, cache_dir: str | Path | None = None) -
     """
     if not is_file(path):
         return False
-    found = known_sha256(path, cache_dir)
+    found = known_sha256(path, cache_dir, size)
     if found == sha256:
         return True
     hint = "Remove it."
     if os.access(path.parent, os.W_OK):
         hint = "It was deleted."
         with locked(path.parent):  # another process may have replaced it meanwhile
-            if is_file(path) and sha256_of(path) != sha256:
+            if is_file(path) and known_sha256(path, cache_dir, size) != sha256:
                 path.unlink()
     raise mismatch(path, sha256, found, hint)
 
 
-def check_foreign(path: Path, sha256: str, cache_dir: str | Path | None = None) -> Path:
-    """Return a file that is not the zoo's own, if it is right; it is never deleted.
+def check_foreign(path: Path, sha256: str, cache_dir: str | Path | None = None, size: int | None = None) -> Path:
+    """Return a file that is not the zoo's own, if size and sha256 are right; it is never deleted.
 
     Raises:
         HashMismatchError: If its sha256 differs.
         WeightError: If it cannot be read.
     """
-    found = known_sha256(path, cache_dir)
+    found = known_sha256(path, cache_dir, size)
     if found != sha256:
         raise mismatch(path, sha256, found)
     return path

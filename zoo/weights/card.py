@@ -60,7 +60,8 @@ def model_card(name: str, entry: dict[str, Any], repo: str | None = None, files:
     if entry.get("recipe") or "recipe.json" in files:
         recipe = f"`{entry['recipe']}`" if entry.get("recipe") else "in `recipe.json`, in full"
         lines += ["", "## Training", "", f"Recipe {recipe} (`zoo train {entry.get('recipe') or 'recipe.json'}`)."]
-        lines += ["The log of every epoch is `training_log.jsonl`, the curve `curve.png`."]
+        if "training_log.jsonl" in files:
+            lines += ["The log of every epoch is `training_log.jsonl`, the curve `curve.png`."]
     lines += [
         "",
         "## Use",

@@ -2,13 +2,19 @@
 
 Used for the Hub as well: huggingface_hub (2.4) keeps nothing of a broken download and takes any bytes of the right
 number, so it gives address, token and cache here, and the bytes come this way. Nothing is believed about them: the
-caller compares the sha256 of the whole file.
+caller compares the sha256 of the whole file. Every byte that a server sends is counted as it leaves the socket, status
+lines, headers and lengths of chunks included: :class:`_Meter` has what one attempt may take.
 """
 
 import contextlib
+import functools
+import http.client
+import io
 import json
 import os
 import re
+import socket
+import stat
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -16,19 +22,23 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, BinaryIO
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 import requests
 from tqdm import tqdm
 from urllib3.exceptions import HTTPError as TransportError
 
-from ..errors import WeightError
+from ..errors import WeightError, printable
+from ..files import read_file, write_atomically
 from . import google_drive
 from .network_settings import certificate_problem, proxy_problem
+from .trusted import key
 
 ATTEMPTS = 5
 _TIMEOUT = (10, 30)  # seconds to connect, and between two packets
 _SLOWEST, _PATIENCE = 1024, 60.0  # bytes per second, as the mean of so many seconds
+_HEADERS, _DEADLINE = 256 << 10, 60.0  # bytes and seconds for all that comes before the file, redirects included
+_REDIRECTS = 10
 _LONGEST_WAIT = 60.0  # seconds that a server may ask us to wait
 _BUSY = (408, 429, 500, 502, 503, 504)
 _pause = time.sleep
@@ -41,6 +51,98 @@ class _Broken(Exception):
     def __init__(self, reason: str, wait: float | None = None):
         super().__init__(reason)
         self.wait = wait
+
+
+class _Meter:
+    """What one attempt may take: bytes, seconds, and how slow it may be."""
+
+    def __init__(self) -> None:
+        self.problem = ""  # why reading was stopped
+        self.allow(_HEADERS, _DEADLINE)
+
+    def allow(self, size: int, seconds: float) -> None:
+        """From now on so many bytes within so many seconds."""
+        self.left, self.end = size, time.monotonic() + seconds
+        self.window, self.mark = 0, time.monotonic()
+
+    def patience(self) -> float:
+        """Seconds to wait for the next bytes."""
+        left = self.end - time.monotonic()
+        if left <= 0:
+            self._stop("no answer in time")
+        return min(_TIMEOUT[1], left)
+
+    def count(self, size: int) -> None:
+        """Take note of bytes that came."""
+        self.left, self.window = self.left - size, self.window + size
+        if self.left < 0:
+            self._stop("sends headers, or lengths of chunks, without end")
+        passed = time.monotonic() - self.mark
+        if passed > _PATIENCE:
+            if self.window < _SLOWEST * passed:
+                self._stop(f"sends fewer than {_SLOWEST} bytes a second")
+            self.window, self.mark = 0, time.monotonic()
+
+    def _stop(self, problem: str) -> None:
+        self.problem = problem
+        raise TimeoutError(problem)
+
+
+class _Metered(io.RawIOBase):
+    """What a socket gives, counted."""
+
+    def __init__(self, raw: io.RawIOBase, connection: socket.socket, meter: _Meter):
+        self.raw, self.connection, self.meter = raw, connection, meter
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        self.connection.settimeout(self.meter.patience())
+        size = self.raw.readinto(buffer)
+        self.meter.count(size or 0)
+        return size
+
+    def close(self) -> None:
+        self.raw.close()
+        super().close()
+
+
+class _Answer(http.client.HTTPResponse):
+    """An answer whose every byte is counted; 102 and 103 announce it, as 100 does."""
+
+    def __init__(self, meter: _Meter, connection: socket.socket, *args: Any, **options: Any):
+        super().__init__(connection, *args, **options)
+        self.fp = io.BufferedReader(_Metered(self.fp.detach(), connection, meter))
+
+    def begin(self) -> None:
+        super().begin()
+        while self.status in (102, 103):
+            self.headers = self.msg = None
+            super().begin()
+
+
+class _Adapter(requests.adapters.HTTPAdapter):
+    def __init__(self, meter: _Meter):
+        super().__init__()
+        self.answer = staticmethod(functools.partial(_Answer, meter))
+
+    def get_connection_with_tls_context(self, *args: Any, **options: Any) -> Any:
+        pool = super().get_connection_with_tls_context(*args, **options)
+        pool.ConnectionCls = type("Counted", (pool.ConnectionCls,), {"response_class": self.answer})
+        return pool
+
+
+class _Session(requests.Session):
+    """Follows no redirect: requests would read, and decode, what comes with it."""
+
+    def __init__(self, meter: _Meter):
+        super().__init__()
+        for scheme in ("http://", "https://"):
+            self.mount(scheme, _Adapter(meter))
+
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        return None
 
 
 @dataclass(frozen=True)
@@ -112,89 +214,100 @@ def _attempt(address: Address, part: Path, limit: int, need_length: bool) -> Non
     note = _read_note(part, address.url)
     if note and need_length and not note["validator"]:
         note = None  # no sha256 is known that would tell two versions in one file apart
+    with contextlib.suppress(FileNotFoundError):
+        if not stat.S_ISREG(part.lstat().st_mode):  # a link or a pipe is not what was left here
+            discard(part)
     start = part.stat().st_size if note and part.exists() else 0
     headers = {"Accept-Encoding": "identity", **address.headers}
     if start:
         headers["Range"] = f"bytes={start}-"
         if note["validator"]:
             headers["If-Range"] = note["validator"]
-    with requests.Session() as session:
-        session.max_redirects = 10
-        with _open(session, address, headers) as answer:
-            if answer.status_code == 416:
-                if answer.headers.get("Content-Range") == f"bytes */{start}":
-                    return  # it was whole already
-                discard(part)
-                raise _Broken("does not know the range that is missing", 0.0)
-            start = _check_answer(answer, address, start)
-            length = _length(answer)
-            if length is None and need_length:
-                raise WeightError(f"{address.label}: does not say how long the file is; give its sha256 with --sha256")
-            if start + (length or 0) > limit:
-                raise _too_long(address, limit)
-            validator = answer.headers.get("ETag") or answer.headers.get("Last-Modified") or ""
-            validator = "" if validator.startswith("W/") else validator
-            if not start:
-                part.unlink(missing_ok=True)
-                _note(part).write_text(json.dumps({"url": address.url, "validator": validator}), encoding="utf-8")
-            with open(part, "ab") as file:
-                _receive(answer, file, start, length, limit, address)
-                os.fsync(file.fileno())
+    meter = _Meter()
+    with _Session(meter) as session, _open(session, address, headers, meter) as answer:
+        if answer.status_code == 416 and start:
+            if answer.headers.get("Content-Range") == f"bytes */{start}":
+                return  # it was whole already
+            discard(part)
+            raise _Broken("does not know the range that is missing", 0.0)
+        start = _check_answer(answer, address, start)
+        length = _length(answer)
+        if length is None and need_length:
+            raise WeightError(f"{address.label}: does not say how long the file is; give its sha256 with --sha256")
+        if start + (length or 0) > limit:
+            raise _too_long(address, limit)
+        validator = answer.headers.get("ETag") or answer.headers.get("Last-Modified") or ""
+        validator = "" if validator.startswith("W/") else validator
+        if not start:
+            part.unlink(missing_ok=True)
+            content = json.dumps({"address": key(address.url), "validator": validator})
+            write_atomically(content.encode(), _note(part), private=True)
+        most = 2 * (limit - start) + _HEADERS  # chunks have lengths
+        meter.allow(most, _PATIENCE + most / _SLOWEST)
+        with open(part, "ab") as file:
+            _receive(answer, file, start, length, limit, address, meter)
+            os.fsync(file.fileno())
 
 
-def _open(session: requests.Session, address: Address, headers: Mapping[str, str]) -> requests.Response:
-    """The answer to a request, past redirects and Google Drive's page of confirmation."""
+def _open(session: _Session, address: Address, headers: Mapping[str, str], meter: _Meter) -> requests.Response:
+    """The answer to a request, past redirects and Google Drive's page of confirmation; their bodies are not read."""
     url = address.url
-    if url.startswith("https:") and (problem := certificate_problem("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")):
-        raise WeightError(f"{address.label}: {problem}")
-    try:
-        answer = session.get(url, stream=True, timeout=_TIMEOUT, headers=headers)
-        if google_drive.is_drive(answer.url) and answer.headers.get("Content-Type", "").startswith("text/html"):
-            page = answer.raw.read(1 << 20).decode("utf-8", "replace")
-            answer.close()
-            try:
-                url = google_drive.confirmed_url(page, answer.url)
-            except WeightError as error:
-                raise WeightError(f"{address.label}: {error}") from None
+    for _ in range(_REDIRECTS + 1):
+        try:
+            if url.startswith("https:") and (problem := certificate_problem("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")):
+                raise WeightError(problem)
             answer = session.get(url, stream=True, timeout=_TIMEOUT, headers=headers)
-    except requests.TooManyRedirects:
-        raise WeightError(f"{address.label}: redirects without end") from None
-    except requests.Timeout:
-        raise _Broken("no answer in time") from None
-    except requests.exceptions.SSLError as error:
-        raise WeightError(f"{address.label}: its certificate is not accepted ({_reason(error)})") from None
-    except (requests.exceptions.ProxyError, ValueError) as error:  # a wrong address, of a proxy or the file's
-        raise WeightError(f"{address.label}: {proxy_problem(url, error) or _reason(error)}") from None
-    except requests.ConnectionError as error:
-        if isinstance(error.args[0] if error.args else None, TransportError) and "Max retries" in str(error):
-            besides = certificate_problem("SSL_CERT_FILE") if url.startswith("https:") else ""
-            raise WeightError(f"{address.label}: no connection{besides and f'. {besides}'}") from None
-        raise _Broken("the connection broke off") from None
-    except (requests.RequestException, TransportError) as error:
-        raise WeightError(f"{address.label}: {_reason(error)}") from None
-    if url.startswith("https:") and any(step.url.startswith("http:") for step in [*answer.history, answer]):
-        answer.close()
-        raise WeightError(f"{address.label}: redirects from https to http, which is refused")
-    return answer
+            target = requests.Session.get_redirect_target(session, answer)
+            is_page = answer.headers.get("Content-Type", "").startswith("text/html")
+            if not target and google_drive.is_drive(url) and is_page:
+                target = google_drive.confirmed_url(answer.raw.read(_HEADERS // 2).decode("utf-8", "replace"), url)
+            if not target:
+                return answer
+            answer.close()
+            following = urljoin(url, target)
+            if session.should_strip_auth(url, following):
+                headers = {name: value for name, value in headers.items() if name.lower() != "authorization"}
+        except WeightError as error:
+            raise WeightError(f"{address.label}: {error}") from None
+        except requests.Timeout:
+            raise _Broken(meter.problem or "no answer in time") from None
+        except requests.exceptions.SSLError as error:
+            raise WeightError(f"{address.label}: its certificate is not accepted ({_reason(error)})") from None
+        except (requests.exceptions.ProxyError, ValueError) as error:  # a wrong address, of a proxy or the file's
+            raise WeightError(f"{address.label}: {proxy_problem(url, error) or _reason(error)}") from None
+        except requests.ConnectionError as error:
+            reason = error.args[0] if error.args else None
+            if isinstance(reason, TransportError) and "Max retries" in str(error) and not meter.problem:
+                besides = certificate_problem("SSL_CERT_FILE") if url.startswith("https:") else ""
+                raise WeightError(f"{address.label}: no connection{besides and f'. {besides}'}") from None
+            raise _Broken(meter.problem or "the connection broke off") from None
+        except TransportError:
+            raise _Broken(meter.problem or "the connection broke off") from None
+        except requests.RequestException as error:
+            raise WeightError(f"{address.label}: {_reason(error)}") from None
+        if url.startswith("https:") and not following.startswith("https:"):
+            raise WeightError(f"{address.label}: redirects from https to http, which is refused")
+        url = following
+    raise WeightError(f"{address.label}: redirects without end")
 
 
 def _check_answer(answer: requests.Response, address: Address, start: int) -> int:
     """Refuse what is no file; return how many bytes already here the answer continues."""
     status = answer.status_code
+    said = f"{status} {(answer.reason or '')[:80]}".strip()
     if status in _BUSY:
         wait = _retry_after(answer.headers.get("Retry-After"))
         if wait is not None and wait > _LONGEST_WAIT:
             raise WeightError(f"{address.label}: answered {status} and asks to come back in {wait:.0f} seconds")
-        raise _Broken(f"answered {status} {answer.reason}", wait)
+        raise _Broken(f"answered {said}", wait)
     if status == 407:
-        said = proxy_problem(answer.url, f"answered 407 {answer.reason}") or f"answered 407 {answer.reason}"
-        raise WeightError(f"{address.label}: {said}")
+        raise WeightError(f"{address.label}: {proxy_problem(answer.url, f'answered {said}') or f'answered {said}'}")
     if status not in (200, 206):
-        said = re.sub(r"[^ -~]", " ", answer.headers.get("X-Error-Message", "")).strip()[:200]
+        more = answer.headers.get("X-Error-Message", "").strip()[:200]
         hint = "; set HF_TOKEN to a token that may read it" if "X-Error-Code" in answer.headers and status < 404 else ""
-        raise WeightError(f"{address.label}: answered {status} {answer.reason}{f' ({said})' if said else ''}{hint}")
+        raise WeightError(f"{address.label}: answered {said}{f' ({more})' if more else ''}{hint}")
     if answer.headers.get("Content-Encoding", "identity") != "identity":
-        raise WeightError(f"{address.label}: sends the file encoded as {answer.headers['Content-Encoding']}")
+        raise WeightError(f"{address.label}: sends the file encoded as {answer.headers['Content-Encoding'][:80]}")
     if status == 200:
         return 0  # it ignores ranges, or the file has changed
     if not re.match(rf"bytes {start}-\d+/", answer.headers.get("Content-Range", "")):
@@ -203,38 +316,38 @@ def _check_answer(answer: requests.Response, address: Address, start: int) -> in
 
 
 def _receive(
-    answer: requests.Response, file: BinaryIO, start: int, length: int | None, limit: int, address: Address
+    answer: requests.Response,
+    file: BinaryIO,
+    start: int,
+    length: int | None,
+    limit: int,
+    address: Address,
+    meter: _Meter,
 ) -> None:
-    received, window, mark = 0, 0, time.monotonic()
+    received = 0
     with _bar(address, start, length) as bar:
         while length is None or received < length:
             try:
                 block = answer.raw.read1(1 << 16)
             except (TransportError, OSError):
-                raise _Broken("the connection broke off") from None
+                raise _Broken(meter.problem or "the connection broke off") from None
             if not block:
                 break
             if not start + received and _PAGE.match(block):
                 raise WeightError(f"{address.label}: answered with a web page instead of the file")
-            received, window = received + len(block), window + len(block)
+            received += len(block)
             if start + received > limit:
                 raise _too_long(address, limit)
             file.write(block)
             bar.update(len(block))
-            passed = time.monotonic() - mark
-            if passed > _PATIENCE:
-                if window < _SLOWEST * passed:
-                    file.flush()
-                    raise _Broken(f"sends fewer than {_SLOWEST} bytes a second")
-                window, mark = 0, time.monotonic()
-        file.flush()
+    file.flush()
     if length is not None and received < length:
         raise _Broken("the connection broke off")
 
 
 @contextlib.contextmanager
 def _bar(address: Address, start: int, length: int | None) -> Iterator[Any]:
-    name = urlsplit(address.url).path.rsplit("/", 1)[-1]
+    name = printable(urlsplit(address.url).path.rsplit("/", 1)[-1])
     total = None if length is None else start + length
     options = {"unit": "B", "unit_scale": True, "disable": None, "file": sys.stderr, "delay": 2}
     with tqdm(total=total, initial=start, desc=name, **options) as bar:
@@ -243,25 +356,25 @@ def _bar(address: Address, start: int, length: int | None) -> Iterator[Any]:
 
 def _read_note(part: Path, url: str) -> dict[str, str] | None:
     try:
-        note = json.loads(_note(part).read_text(encoding="utf-8"))
-        return note if note["url"] == url and isinstance(note["validator"], str) else None
-    except (OSError, ValueError, KeyError, TypeError):
+        note = json.loads(read_file(_note(part), 1 << 16))
+        return note if note["address"] == key(url) and isinstance(note["validator"], str) else None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 
 def _length(answer: requests.Response) -> int | None:
     text = answer.headers.get("Content-Length", "")
-    return int(text) if text.isascii() and text.isdigit() else None
+    return int(text.lstrip("0")[:30] or 0) if text.isascii() and text.isdigit() else None
 
 
 def _retry_after(text: str | None) -> float | None:
     if not text:
         return None
-    if text.strip().isdigit():
-        return float(text)
+    if text.isascii() and text.strip().isdigit():
+        return min(float(text), 1e9)
     try:
         return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
-    except (TypeError, ValueError, OverflowError):
+    except (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError):  # of odd dates
         return None
 
 
@@ -270,4 +383,4 @@ def _too_long(address: Address, limit: int) -> WeightError:
 
 
 def _reason(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

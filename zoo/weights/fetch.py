@@ -20,18 +20,18 @@ from urllib.parse import urlsplit
 
 from ..errors import HashMismatchError, WeightError
 from ..extras import DISTRIBUTION
-from ..files import is_file, write_atomically
+from ..files import is_file, open_file, write_atomically
 from ..version import __version__
 from .cached import check_cached, check_foreign, locked, obtain
 from .convert import safetensors_bytes
 from .download import Address
 from .importers import read_checkpoint
 from .manifest import collapsed_facts, facts, full_name, source
-from .network_settings import without_password
+from .network_settings import refuse_odd_token, without_password
 from .packed import unpack
 from .paths import cache_folder, hub_folder, hub_problem, shipped_hub
 from .trusted import SHA256, hexadecimal, how_to_accept_a_change, key, trust, trusted_sha256
-from .verify import mismatch
+from .verify import mismatch, other_size
 
 _LOGGER = logging.getLogger(__name__)
 _LARGEST = 16 << 30  # bytes of a file whose size the manifest does not have
@@ -45,11 +45,13 @@ class Located:
         path: The file; plain safetensors if it is a weight's.
         kind: Where it was found: ``staged``, ``cache``, ``hub``, ``release`` or ``address``.
         sha256: Of the file.
+        size: Of the file in bytes, if it was known beforehand.
     """
 
     path: Path
     kind: str
     sha256: str
+    size: int | None = None
 
     @property
     def write_once(self) -> bool:
@@ -90,7 +92,7 @@ def find_verified(name: str, entry: dict[str, Any], cache_dir: str | Path | None
             if path is not None:
                 if problem:
                     _LOGGER.warning(f"{problem}: {name} comes from {path}.")
-                return Located(path, kind, entry["sha256"])
+                return Located(path, kind, entry["sha256"], entry.get("size"))
     if hub_folder() != shipped_hub() and is_file(shipped_hub() / _staged_path(name, entry)):
         failures.append(f"{shipped_hub()} has it, but ZOO_HUB names another folder of staged weights")
     tried = "; ".join(failures) or "it is neither staged nor cached, not on the Hub, and has no authors' release"
@@ -115,7 +117,7 @@ def fetch_from_repository(name: str, repo: str, revision: str | None, cache_dir:
     entry = dict(facts(name))
     hub = {"kind": "hub", "repo": repo, "revision": revision or "main", "file": "model.safetensors"}
     path = _cached(name, entry, cache_dir) or _from_hub(name, {**entry, "sources": [hub]}, cache_dir)
-    return Located(path, "hub", entry["sha256"])
+    return Located(path, "hub", entry["sha256"], entry["size"])
 
 
 def fetch_address(
@@ -137,7 +139,12 @@ def fetch_address(
         WeightError: If nothing is known about the file, or it cannot be had.
     """
     label = f"address {without_password(url)}"
-    if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
+    try:
+        parts = urlsplit(url)
+        sound = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a bad IPv6 address or port
+        sound = False
+    if not sound:
         raise WeightError(f"{label}: not an http:// or https:// address")
     sha256 = hexadecimal(label, "sha256", sha256, SHA256)
     known = trusted_sha256(url, cache_dir)
@@ -225,13 +232,13 @@ def _staged_path(name: str, entry: dict[str, Any]) -> str:
 def _staged(name: str, entry: dict[str, Any], cache_dir: str | Path | None) -> Path | None:
     path = staged_file(name, entry)
     if path is not None:
-        return check_foreign(path, entry["sha256"], cache_dir)
+        return check_foreign(path, entry["sha256"], cache_dir, entry["size"])
     return _unpacked(staged_file(name, entry, "packed"), name, entry, cache_dir) if "packed" in entry else None
 
 
 def _cached(name: str, entry: dict[str, Any], cache_dir: str | Path | None) -> Path | None:
     path = cached_file(name, entry, cache_dir)
-    if check_cached(path, entry["sha256"], cache_dir):
+    if check_cached(path, entry["sha256"], cache_dir, entry["size"]):
         return path
     return _unpacked(path.with_name(entry["packed"]["path"]), name, entry, cache_dir) if "packed" in entry else None
 
@@ -242,7 +249,7 @@ def _unpacked(path: Path | None, name: str, entry: dict[str, Any], cache_dir: st
         return None
     try:
         target = cached_file(name, entry, cache_dir)
-        if check_cached(target, entry["sha256"], cache_dir):
+        if check_cached(target, entry["sha256"], cache_dir, entry["size"]):
             return target
     except WeightError:  # it was wrong and has been deleted, or there is no cache
         pass
@@ -284,11 +291,13 @@ def read_packed(path: Path, entry: dict[str, Any]) -> bytes:
     """
     expected = entry["packed"]
     try:
-        content = path.read_bytes()
+        with open_file(path) as file:
+            found = other_size(file, expected["size"])
+            content = b"" if found else file.read(expected["size"] + 1)
     except OSError as error:
         raise WeightError(f"{path}: cannot be read ({error.strerror or error})") from None
-    found = hashlib.sha256(content).hexdigest()
-    if found != expected["sha256"] or len(content) != expected["size"]:
+    found = found or hashlib.sha256(content).hexdigest()
+    if found != expected["sha256"]:
         raise mismatch(path, expected["sha256"], found)
     plain = unpack(content, path)
     found = hashlib.sha256(plain).hexdigest()
@@ -306,7 +315,7 @@ def _from_hub(name: str, entry: dict[str, Any], cache_dir: str | Path | None) ->
     try:
         path = hub_cached_file(entry, cache_dir)
         if path is not None:
-            return check_foreign(path, entry["sha256"], cache_dir)
+            return check_foreign(path, entry["sha256"], cache_dir, entry["size"])
         if "packed" in entry:
             path = _unpacked(hub_cached_file(entry, cache_dir, "packed"), name, entry, cache_dir)
             if path is not None:
@@ -330,21 +339,31 @@ def _packed_is_smaller(entry: dict[str, Any]) -> bool:
 def _download_from_hub(
     name: str, entry: dict[str, Any], hub: dict[str, Any], form: dict[str, Any], cache_dir: str | Path | None
 ) -> Path | None:
-    """Download the plain file or the packed one; address and token are huggingface_hub's, the bytes come resumable."""
-    from huggingface_hub.utils import build_hf_headers
-
-    label = f"Hub {hub['repo']}"
-    refuse_offline(label)
+    """Download the plain file or the packed one."""
+    address = hub_address({**hub, "file": form["path"]})
     target = cached_file(name, entry, cache_dir)
-    headers = build_hf_headers(library_name=DISTRIBUTION, library_version=__version__)
 
     def finish(part: Path, found: str) -> None:
         if found != entry["sha256"]:  # it is the packed file
             write_atomically(read_packed(part, entry), part)
 
-    address = Address(hub_url({**hub, "file": form["path"]}), label, headers)
-    obtain(address, target, form["sha256"], form["size"], finish)
+    obtain(address, target, form["sha256"], form["size"] or entry["largest"], finish)
     return target if check_cached(target, entry["sha256"], cache_dir) else None
+
+
+def hub_address(hub: dict[str, Any], url: str | None = None) -> Address:
+    """Where a Hub file is, or another page of its repository: address and token are huggingface_hub's.
+
+    Raises:
+        WeightError: If requests are forbidden, or the token is none.
+    """
+    from huggingface_hub.utils import build_hf_headers
+
+    label = f"Hub {hub['repo']}"
+    refuse_offline(label)
+    refuse_odd_token(label)
+    headers = build_hf_headers(library_name=DISTRIBUTION, library_version=__version__)
+    return Address(url or hub_url(hub), label, headers)
 
 
 def hub_url(hub: dict[str, Any]) -> str:

@@ -12,12 +12,13 @@ from timm.models import get_arch_pretrained_cfgs
 from torch import Tensor
 
 from ..errors import WeightError
+from ..files import open_file
 from . import packed
 from .fetch import Located, fetch, fetch_address, fetch_from_repository
-from .hash_cache import file_stamp, known_sha256, recall, remember
+from .hash_cache import file_stamp, hash_and_remember, known_sha256, recall
 from .importers import read_checkpoint
 from .manifest import refuse_damaged, warm_starts, weights
-from .verify import mismatch, parse
+from .verify import mismatch, other_size, parse
 from .warm_start import fetch_base, is_warm_start
 
 _LOGGER = logging.getLogger(__name__)
@@ -67,7 +68,7 @@ def load_state_dict(cfg: Mapping[str, Any], cache_dir: str | Path | None = None)
         if cfg.get("url") and not any(cfg.get(key) for key in ("file", "hf_hub_id", "source")):
             found = fetch_address(cfg["url"], cache_dir=cache_dir)
             is_safetensors = found.path.suffix == ".safetensors"
-            return load_fetched(found, cache_dir) if is_safetensors else read_checkpoint(found.path)
+            return load_fetched(found, cache_dir) if is_safetensors else _read_checkpoint(found, cache_dir)
         place = cfg["hf_hub_id"] if cfg.get("source") == "hf-hub" else cfg.get("file") or cfg.get("hf_hub_id")
         if name in weights() and not _is_published(Path(place), name, cache_dir):
             _LOGGER.warning(f"{place}: not the published {name}; it is loaded as it is, unverified.")
@@ -108,7 +109,7 @@ def read_own_file(path: str | Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise WeightError(f"No such file: {path}")
     try:
-        with open(path, "rb") as file:
+        with open_file(path) as file:
             is_safetensors = file.read(9)[8:] == b"{"
             content = is_safetensors and file.seek(0) == 0 and file.read()
     except OSError as error:
@@ -120,7 +121,27 @@ def read_own_file(path: str | Path) -> dict[str, Tensor]:
 
 def load_fetched(found: Located, cache_dir: str | Path | None = None) -> dict[str, Tensor]:
     """Tensors of a file from :func:`.fetch.fetch`."""
-    return (map_verified if found.write_once else read_verified)(found.path, found.sha256, cache_dir)
+    return _load(found.path, found.sha256, cache_dir, found.size, mapped=found.write_once)
+
+
+def _read_checkpoint(found: Located, cache_dir: str | Path | None) -> dict[str, Tensor]:
+    """Tensors of an accepted file that is no safetensors file; it is opened once, hashed, and read by that name."""
+    try:
+        with open_file(found.path) as file:
+            before = file_stamp(file)
+            sha256 = recall(found.path, before, cache_dir) or hash_and_remember(found.path, file, cache_dir)
+            if sha256 != found.sha256:
+                raise mismatch(found.path, found.sha256, sha256)
+            name = Path(f"/dev/fd/{file.fileno()}") if Path("/dev/fd").is_dir() else found.path
+            try:
+                tensors = read_checkpoint(name)
+            except WeightError as error:
+                raise WeightError(str(error).replace(str(name), str(found.path))) from None
+            if file_stamp(file) != before:
+                raise WeightError(f"{found.path}: changed while it was being loaded. Try again.")
+            return tensors
+    except OSError as error:
+        raise WeightError(f"{found.path}: cannot be read ({error.strerror or error}).") from None
 
 
 def read_verified(path: Path, sha256: str, cache_dir: str | Path | None = None) -> dict[str, Tensor]:
@@ -135,46 +156,42 @@ def read_verified(path: Path, sha256: str, cache_dir: str | Path | None = None) 
         HashMismatchError: If they do not.
         WeightError: If the file cannot be read.
     """
-    try:
-        with open(path, "rb") as file:
-            before = file_stamp(file.fileno())
-            content = file.read()
-            unchanged = file_stamp(file.fileno()) == before
-    except OSError as error:
-        raise WeightError(f"{path}: cannot be read ({error.strerror or error}).") from None
-    if packed.is_packed(content):
-        content, unchanged = packed.unpack(content, path), False
-    if not (unchanged and recall(path, before, cache_dir) == sha256):
-        found = hashlib.sha256(content).hexdigest()
-        if found != sha256:
-            raise mismatch(path, sha256, found)
-        if unchanged:
-            remember(path, before, found, cache_dir)
-    return parse(content, path)
+    return _load(path, sha256, cache_dir)
 
 
 def map_verified(path: Path, sha256: str, cache_dir: str | Path | None = None) -> dict[str, Tensor]:
-    """Map a cached file into memory: only what is used is read. Files in a cache are replaced, never overwritten.
+    """The same for a file in a cache, which is replaced and never overwritten: large ones are mapped into memory.
 
-    Args:
-        path: A safetensors file.
-        sha256: What its bytes must hash to.
-        cache_dir: As :func:`.paths.cache_folder`.
-
-    Raises:
-        HashMismatchError: If they do not.
-        WeightError: If the file cannot be read, or is replaced meanwhile.
+    Only what is used of a mapped file is read. Before its sha256 is remembered a file is read as any other.
     """
+    return _load(path, sha256, cache_dir, mapped=True)
+
+
+def _load(
+    path: Path, sha256: str, cache_dir: str | Path | None, size: int | None = None, mapped: bool = False
+) -> dict[str, Tensor]:
+    """Open a file once: what this descriptor gives is what is hashed, and what is loaded."""
     try:
-        before = file_stamp(path)
-        found = known_sha256(path, cache_dir)
-        if found != sha256:
-            raise mismatch(path, sha256, found)
-        tensors = load_file(path)
-        if file_stamp(path) != before:
-            raise WeightError(f"{path}: changed while it was being loaded. Try again.")
+        with open_file(path) as file:
+            before = file_stamp(file)
+            if problem := other_size(file, size):
+                raise mismatch(path, sha256, problem)
+            known = recall(path, before, cache_dir) == sha256
+            if known and mapped and Path("/dev/fd").is_dir():
+                tensors = load_file(f"/dev/fd/{file.fileno()}")
+                if file_stamp(file) == before:
+                    return tensors
+                file.seek(0)
+            content = file.read(before[0] + 1)
+            known = known and file_stamp(file) == before
     except OSError as error:
         raise WeightError(f"{path}: cannot be read ({error.strerror or error}).") from None
     except (SafetensorError, ValueError, OverflowError) as error:
         raise WeightError(f"{path}: not a safetensors file ({error}).") from None
-    return tensors
+    if packed.is_packed(content):
+        content, known = packed.unpack(content, path), False
+    if not known:
+        found = hashlib.sha256(content).hexdigest()
+        if found != sha256:
+            raise mismatch(path, sha256, found)
+    return parse(content, path)

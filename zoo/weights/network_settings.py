@@ -8,6 +8,8 @@ from urllib.parse import urlsplit, urlunsplit
 
 from requests.utils import get_environ_proxies, select_proxy
 
+from ..errors import WeightError, without_secrets
+
 CERTIFICATES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
 """Files of certificates: of the package requests, the first two, the first first; of huggingface_hub the last."""
 
@@ -15,10 +17,27 @@ CERTIFICATES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
 def without_password(url: str) -> str:
     """An address without user name and password, for messages."""
     try:
-        parts = urlsplit(url)
+        parts = urlsplit(without_secrets(url))
+        if not parts.netloc:  # a proxy may be written without http://
+            return url.rpartition("@")[2]
         return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
     except ValueError:  # no address at all
         return url.rpartition("@")[2]
+
+
+def refuse_odd_token(label: str) -> None:
+    """Raise an error for a Hub token that no request can carry; clients would print it in theirs.
+
+    Args:
+        label: What needs it, for the message.
+
+    Raises:
+        WeightError: If the token has a blank, a control character or a letter beyond ASCII.
+    """
+    from huggingface_hub import get_token
+
+    if not re.fullmatch("[!-~]*", get_token() or ""):
+        raise WeightError(f"{label}: the Hub token has characters that no token has. Correct or unset HF_TOKEN.")
 
 
 def certificate_problem(*variables: str) -> str:
@@ -34,6 +53,8 @@ def certificate_problem(*variables: str) -> str:
     fault = f"The variable {variable} is {str(path)!r}"
     try:
         path.stat()
+        if not path.is_file() and not path.is_dir():
+            return f"{fault}, which is no file. Correct or unset it."
         if not path.is_dir():
             ssl.create_default_context(cafile=str(path))
     except ssl.SSLError:

@@ -10,8 +10,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ..errors import WeightError
-from ..files import writable_folder, write_atomically
+from ..errors import WeightError, without_secrets
+from ..files import read_file, writable_folder, write_atomically
 from .paths import cache_folder
 
 SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -68,10 +68,10 @@ def trust(url: str, sha256: str, how: str, cache_dir: str | Path | None = None, 
     """
     path = _record(url, cache_dir)
     writable_folder(path.parent)
-    record = {"url": url, "sha256": sha256, "how": how, "date": time.strftime("%Y-%m-%d")}
+    record = {"url": without_secrets(url), "sha256": sha256, "how": how, "date": time.strftime("%Y-%m-%d")}
     record |= {"revision": revision} if revision else {}
     try:
-        write_atomically(json.dumps(record, indent=1).encode(), path)
+        write_atomically(json.dumps(record, indent=1).encode(), path, private=True)
     except OSError as error:
         raise WeightError(f"{path}: cannot be written ({error.strerror or error})") from None
 
@@ -83,13 +83,13 @@ def how_to_accept_a_change(url: str, cache_dir: str | Path | None = None) -> str
 
 def key(text: str) -> str:
     """A file name for any text: the first 32 hexadecimal digits of its sha256."""
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:32]
 
 
 def read_record(path: Path) -> dict[str, Any]:
     """A record's content; empty if there is none or it is damaged."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_file(path, 1 << 20))
     except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
@@ -103,8 +103,10 @@ def _exists(path: Path) -> bool:
     """Whether there is a record; one that cannot be looked at must not be taken for "never seen" either."""
     try:
         path.lstat()
-    except (FileNotFoundError, NotADirectoryError):
-        return False
+    except FileNotFoundError:
+        if not path.parent.is_symlink() or path.parent.is_dir():  # a link that leads nowhere hides what was there
+            return False
+        raise WeightError(f"{path.parent}: this link leads nowhere, and what was accepted is not known.") from None
     except OSError as error:
         raise WeightError(f"{path}: cannot be read ({error.strerror or error})") from None
     return True

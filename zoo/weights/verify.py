@@ -1,26 +1,36 @@
 """The sha256 of a file, the error where it is another than expected, and parsing once it was compared."""
 
 import hashlib
+import os
 from pathlib import Path
+from typing import BinaryIO
 
 from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
 from ..errors import HashMismatchError, WeightError
+from ..files import open_file
 
 
 def sha256_of(path: Path) -> str:
     """The sha256 of a file, as 64 hexadecimal digits."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(file)
+    with open_file(path) as file:
+        return sha256_of_open(file)
 
 
-def _digest(file) -> str:  # Python 3.10
+def sha256_of_open(file: BinaryIO) -> str:
+    """The sha256 of an open file, from where it stands to its end."""
     digest = hashlib.sha256()
     while block := file.read(1 << 20):
         digest.update(block)
     return digest.hexdigest()
+
+
+def other_size(file: BinaryIO, size: int | None) -> str:
+    """The size of an open file in words, if it is not the expected one; nothing of it has to be read then."""
+    found = os.fstat(file.fileno()).st_size
+    return "" if size in (None, found) else f"a file of {found} bytes instead of {size}"
 
 
 def mismatch(path: str | Path, expected: str, found: str, hint: str = "") -> HashMismatchError:

@@ -16,7 +16,7 @@ from ..version import __version__
 from .cached import locked
 from .fetch import Located, find_verified, hub_url, refuse_offline
 from .manifest import hub_source, warm_start_cfg, warm_starts
-from .network_settings import failed_hub_call
+from .network_settings import failed_hub_call, refuse_odd_token
 from .paths import cache_folder
 from .trusted import COMMIT, SHA256, hexadecimal, how_to_accept_a_change, trust, trusted_revision
 from .verify import mismatch
@@ -90,7 +90,7 @@ def fetch_base(
     if known is None:
         known = Pin(revision, sha256, "user") if revision and sha256 else _announced(base, revision)
     _agree(base, known, revision, sha256, cache_dir)
-    entry = {"sha256": known.sha256, "size": _LARGEST, "sources": [hub_source(base, known.revision)]}
+    entry = {"sha256": known.sha256, "size": None, "largest": _LARGEST, "sources": [hub_source(base, known.revision)]}
     found = find_verified(base, entry, cache_dir)
     if known.known_from in ("user", "Hub"):
         _remember(base, known, cache_dir)
@@ -111,6 +111,7 @@ def _announced(base: str, revision: str | None) -> Pin:
     hint = "Give --revision COMMIT --sha256 HEX to zoo fetch, or put it into the cache from a machine with network."
     try:
         refuse_offline(label)
+        refuse_odd_token(label)
         found = get_hf_file_metadata(url, library_name=DISTRIBUTION, library_version=__version__)
     except WeightError as error:
         raise WeightError(f"{error}; which file {base} is has not been recorded here yet. {hint}") from None
