@@ -1,5 +1,6 @@
 """Mirrors: a folder and a server that the real clients take for the Hub."""
 
+import contextlib
 import copy
 import functools
 import json
@@ -12,8 +13,8 @@ import threading
 import time
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import quote
 
-import huggingface_hub
 import pytest
 import requests
 import torch
@@ -30,9 +31,11 @@ from conftest import ROOT
 from loopback import running as running_hub
 from loopback_hub import Repository, WritableHub
 from zoo.cli import main
-from zoo.publishing.mirror import read_index, write_mirror
+from zoo.publishing import mirror_server
+from zoo.publishing.mirror import nginx_conf, read_index, write_mirror
 from zoo.publishing.mirror_server import MirrorServer
 from zoo.publishing.repository import size_and_sha256
+from zoo.weights.card import model_card
 from zoo.weights.manifest import manifest, weights
 
 NAME = "lrunet1_100.zoo_fmnist"
@@ -244,6 +247,102 @@ def test_a_file_that_changes_while_it_is_served(tmp_path):
         assert requests.get(f"{server.url}/{REPO}/resolve/main/config.json", timeout=10).status_code == 500
 
 
+def test_a_part_of_something_else_is_not_continued(server):
+    """If-Range with another validator: the whole file, as a client needs that has the part of another one."""
+    url = f"{server.url}/{REPO}/resolve/main/config.json"
+    whole = requests.get(url, timeout=10)
+    for validator, status in ((whole.headers["ETag"], 206), ('"other"', 200), ("Thu, 01 Jan 1970 00:00:00 GMT", 200)):
+        part = requests.get(url, headers={"Range": "bytes=5-", "If-Range": validator}, timeout=10)
+        assert part.status_code == status
+        assert part.content == whole.content[5 if status == 206 else 0 :]
+    for odd in ("bytes=" + "9" * 5000 + "-", "bytes=5-" + "9" * 5000):
+        assert requests.get(url, headers={"Range": odd}, timeout=10).content == whole.content
+
+
+@pytest.mark.parametrize("kind", ["other bytes, as many", "link to a file outside", "link to a folder outside", "pipe"])
+def test_nothing_is_sent_under_the_old_validator(tmp_path, kind):
+    write_mirror([NAME], tmp_path / "m")
+    with serving(Watched(tmp_path / "m", "127.0.0.1", 0)) as server:
+        url = f"{server.url}/{REPO}/resolve/main/training_log.jsonl"
+        assert requests.get(url, timeout=10).status_code == 200
+        path = next((tmp_path / "m").glob("mirror/*/resolve/[0-9a-f]*/training_log.jsonl"))
+        content = path.read_bytes()
+        if kind == "other bytes, as many":
+            path.write_bytes(bytes(len(content)))
+        elif kind == "link to a folder outside":
+            path.parent.rename(tmp_path / "moved")
+            path.parent.symlink_to(tmp_path / "moved")
+        else:
+            path.rename(tmp_path / "secret")
+            path.symlink_to(tmp_path / "secret") if "link" in kind else os.mkfifo(path)
+        assert requests.get(url, timeout=10).status_code == 500
+    with pytest.raises(zoo.HashMismatchError):
+        MirrorServer(tmp_path / "m", "127.0.0.1", 0)
+
+
+def test_links_in_the_api_lead_nowhere(tmp_path):
+    write_mirror([NAME], tmp_path / "m")
+    (tmp_path / "secret").write_text("secret")
+    for path in [p for p in (tmp_path / "m" / "api").rglob("*") if p.is_file()]:
+        path.unlink()
+        path.symlink_to(tmp_path / "secret")
+    with serving(Watched(tmp_path / "m", "127.0.0.1", 0)) as server:
+        for kind in ("revision", "tree"):
+            answer = requests.get(f"{server.url}/api/models/{REPO}/{kind}/main", timeout=10)
+            assert answer.status_code == 200
+            assert "secret" not in answer.text
+        assert HfApi(endpoint=server.url, token=False).model_info(REPO).siblings
+
+
+def test_half_sent_requests_keep_nobody_out(folder, monkeypatch):
+    """Twice as many as there are places, each with half a request; then a real client."""
+    monkeypatch.setattr(mirror_server, "_descriptors", lambda: 96)
+    monkeypatch.setattr(mirror_server, "_SPARED", 0.2)
+    monkeypatch.setattr(mirror_server, "_PATIENCE", 2.0)
+    with serving(Watched(folder, "127.0.0.1", 0)) as server, contextlib.ExitStack() as stack:
+        for _ in range(2 * server.most):
+            connection = stack.enter_context(socket.create_connection(server.server_address))
+            connection.sendall(b"GET / HTTP/1.1\r\nX: ")
+        started = time.monotonic()
+        url = f"{server.url}/{REPO}/resolve/main/config.json"
+        assert requests.get(url, timeout=10).status_code == 200
+        assert time.monotonic() - started < 5
+        assert len(server.connections) <= server.most
+        late = time.monotonic() + 10
+        while len(server.connections) > 1 and time.monotonic() < late:
+            time.sleep(0.05)
+        assert len(server.connections) <= 1, "and they are hung up on"
+
+
+def test_a_client_that_takes_nothing_is_hung_up_on(folder, monkeypatch):
+    monkeypatch.setattr(mirror_server, "_PATIENCE", 0.5)
+    with serving(Watched(folder, "127.0.0.1", 0)) as server, socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.connect(server.server_address)
+        for _ in range(40):
+            connection.sendall(f"GET /{REPO}/resolve/main/model.safetensors HTTP/1.1\r\n\r\n".encode())
+        late = time.monotonic() + 10
+        while server.connections and time.monotonic() < late:
+            time.sleep(0.05)
+        assert not server.connections
+
+
+def test_a_hundred_clients_at_one_instant(server):
+    """All connect before anyone is accepted."""
+    with contextlib.ExitStack() as stack:
+        request = f"GET /{REPO}/resolve/main/config.json HTTP/1.0\r\n\r\n".encode()
+        connections = []
+        for _ in range(100):
+            connections.append(stack.enter_context(socket.create_connection(server.server_address, 5)))
+        for connection in connections:
+            connection.sendall(request)
+        for connection in connections:
+            connection.settimeout(20)
+            answer = b"".join(iter(lambda: connection.recv(1 << 16), b""))  # noqa: B023
+            assert answer.startswith(b"HTTP/1.1 200")
+            assert answer.endswith(b"}\n")
+
+
 def test_an_address_in_use(server, folder):
     with pytest.raises(zoo.ZooError, match="Choose another --host or --port"):
         MirrorServer(folder, "127.0.0.1", server.server_address[1])
@@ -373,7 +472,6 @@ def test_nginx_is_a_hub_endpoint_with_the_written_configuration(folder, tmp_path
 @pytest.fixture
 def published(monkeypatch, tmp_path):
     """A Hub that has the weight, and a manifest that says so."""
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
     files = {path.name: path.read_bytes() for path in (ROOT / "hub" / NAME).iterdir()}
     with running_hub(WritableHub()) as hub:
         hub.repositories[f"org/{NAME}"] = Repository()
@@ -382,8 +480,8 @@ def published(monkeypatch, tmp_path):
         source = {"kind": "hub", "repo": f"org/{NAME}", "revision": revision, "file": "model.safetensors"}
         changed["weights"][NAME]["sources"].append(source)
         monkeypatch.setattr("zoo.weights.manifest.manifest", lambda: changed)
-        there = functools.partial(snapshot_download, endpoint=hub.url)
-        monkeypatch.setattr(huggingface_hub, "snapshot_download", there)
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        monkeypatch.delenv("HF_TOKEN", raising=False)
         yield hub, revision, files
 
 
@@ -393,7 +491,54 @@ def test_a_published_weight_is_mirrored_as_it_was_published(published, tmp_path)
     assert chosen == {NAME: f"org/{NAME}"}
     found = read_index(tmp_path / "m")[f"org/{NAME}"]
     assert found["main"] == revision
+    files["README.md"] = model_card(NAME, weights()[NAME], f"org/{NAME}", files).encode()
     assert found["commits"][revision] == {name: size_and_sha256(content) for name, content in files.items()}
+
+
+NAMES = ["mit blank und ümläut ß.txt", "日本/語.txt", "a{b};c'd$e#f?g%2e.txt", "-rf", "x" * 200]
+
+
+def test_odd_names_are_quoted_and_come_back(published, tmp_path):
+    """Into the list and out of it, for nginx in quotes, and over the server."""
+    hub, revision, _ = published
+    held = hub.repositories[f"org/{NAME}"].commits[revision]
+    held.update({name: name.encode() for name in NAMES})
+    write_mirror([NAME], tmp_path / "m", cache_dir=tmp_path / "cache")
+    index = read_index(tmp_path / "m")
+    assert set(NAMES) <= index[f"org/{NAME}"]["commits"][revision].keys()
+    lines = nginx_conf(index).splitlines()
+    assert lines == (tmp_path / "m" / "nginx.conf").read_text().splitlines()
+    for name in NAMES:
+        assert (
+            sum(line.startswith(f'location = "/org/{NAME}/resolve/main/{name}" {{ add_header') for line in lines) == 1
+        )
+    with serving(Watched(tmp_path / "m", "127.0.0.1", 0)) as server:
+        for name in NAMES:
+            url = f"{server.url}/org/{NAME}/resolve/main/{quote(name)}"
+            assert requests.get(url, timeout=10).content == name.encode()
+
+
+@pytest.mark.parametrize("name", ['a"b', "a\\b", "a\nlocation / { root /; }", "\x1b[2J", "\u202egpj.exe", "a\u2028b"])
+def test_names_that_cannot_be_served_are_refused(published, tmp_path, name):
+    hub, revision, _ = published
+    hub.repositories[f"org/{NAME}"].commits[revision][name] = b"x"
+    with pytest.raises(zoo.WeightError, match="cannot be served") as caught:
+        write_mirror([NAME], tmp_path / "m", cache_dir=tmp_path / "cache")
+    assert str(caught.value).isprintable()
+    assert not (tmp_path / "m" / "mirror.json").exists()
+
+
+@pytest.mark.parametrize("file", ["config.json", "README.md", "LICENSE", "model.collapsed.safetensors"])
+def test_what_the_manifest_determines_is_the_manifests(published, tmp_path, file):
+    """Another collapsed form is refused; other texts are replaced by this copy's own."""
+    hub, revision, _ = published
+    hub.repositories[f"org/{NAME}"].commits[revision][file] = b'{"architecture": "evil"}'
+    if file.endswith(".safetensors"):
+        with pytest.raises(zoo.HashMismatchError, match="was not mirrored"):
+            write_mirror([NAME], tmp_path / "m", cache_dir=tmp_path / "cache")
+        return
+    write_mirror([NAME], tmp_path / "m", cache_dir=tmp_path / "cache")
+    assert b"evil" not in next((tmp_path / "m").glob(f"org/*/resolve/[0-9a-f]*/{file}")).read_bytes()
 
 
 def test_a_hub_with_other_bytes_is_not_mirrored(published, tmp_path):
@@ -404,7 +549,7 @@ def test_a_hub_with_other_bytes_is_not_mirrored(published, tmp_path):
         write_mirror([NAME], tmp_path / "m", cache_dir=tmp_path / "cache")
     assert not (tmp_path / "m" / "mirror.json").exists()
     hub.repositories.clear()
-    with pytest.raises(zoo.WeightError, match=f"Hub org/{NAME}: its files cannot be had"):
+    with pytest.raises(zoo.WeightError, match=f"Hub org/{NAME}: answered 404"):
         write_mirror([NAME], tmp_path / "n", cache_dir=tmp_path / "cache2")
 
 

@@ -1,10 +1,10 @@
-"""One file that carries weights, with all that belongs to them, to a machine without network.
+"""One file that carries weights, and what the manifest says of them, to a machine without network.
 
 A bundle is a zip archive without compression: ``bundle.json`` first, then ``arch.tag/file``, sorted, with fixed times
 and modes, so that the same weights always give the same bytes. ``bundle.json`` has the sha256 of every member and the
 weights' entries of the manifest. A weight that has a packed form travels in it and is unpacked where it is installed.
-Installing believes none of this before each member's sha256 was compared, and each weight's with this copy's own
-manifest; up to then nothing is written.
+Installing believes none of this before each member's sha256 was compared, with the list and with this copy's own
+manifest, which determines every file of a weight; up to then nothing is written.
 """
 
 import hashlib
@@ -24,15 +24,26 @@ from typing import Any, BinaryIO
 from tqdm import tqdm
 
 from ..errors import HashMismatchError, WeightError
-from ..files import write_atomically
+from ..files import open_file, write_atomically
 from ..version import __version__
 from ..weights.cached import locked
 from ..weights.fetch import cached_file
-from ..weights.manifest import manifest, weights
+from ..weights.manifest import collapsed_facts, manifest, weights
 from ..weights.packed import PACKED, unpack
 from ..weights.paths import cache_folder
 from .own import belongings
-from .repository import MODEL, OPTIONAL, REQUIRED, File, blocks, size_and_sha256
+from .repository import (
+    CARD,
+    COLLAPSED,
+    MODEL,
+    OPTIONAL,
+    REQUIRED,
+    File,
+    blocks,
+    determined,
+    known_sha256s,
+    size_and_sha256,
+)
 
 INDEX = "bundle.json"
 FORMAT = "repara-zoo bundle 1"
@@ -80,6 +91,8 @@ def write_bundle(names: Iterable[str], path: str | Path, cache_dir: str | Path |
         if name in entries:
             raise WeightError(f"{word}: the bundle has a {name} already. Give the folder another name.")
         entries[name] = entry
+        if name in weights():
+            files = determined(name, files)
         if PACKED in files and entry["packed"]["size"] < entry["size"]:
             del files[MODEL]
         members |= {f"{name}/{file}": content for file, content in files.items()}
@@ -141,8 +154,8 @@ def install_bundle(
     """
     path = Path(path)
     try:
-        with zipfile.ZipFile(path) as archive:
-            index = _read_index(archive, path)
+        with open_file(path) as opened, zipfile.ZipFile(opened) as archive:
+            index = _read_index(archive, path, os.fstat(opened.fileno()).st_size)
             _check_weights(index, path, folder)
             for _ in _verified(archive, index, path):
                 pass  # nothing is written before everything was read once
@@ -156,7 +169,7 @@ def install_bundle(
         raise _unsound(path, f"it is damaged or no zip archive: {error}") from None
 
 
-def _read_index(archive: zipfile.ZipFile, path: Path) -> dict[str, Any]:
+def _read_index(archive: zipfile.ZipFile, path: Path, size: int) -> dict[str, Any]:
     """``bundle.json``, once it and the list of members are what ``write_bundle`` writes."""
     sizes: dict[str, int] = {}
     for info in archive.infolist():
@@ -166,7 +179,7 @@ def _read_index(archive: zipfile.ZipFile, path: Path) -> dict[str, Any]:
         if not plain or info.flag_bits or info.external_attr >> 16 != _MODE:
             raise _unsound(path, f"{info.filename[:100]!r} is a link, compressed, encrypted or otherwise no plain file")
         sizes[info.filename] = info.file_size
-    if sum(sizes.values()) > path.stat().st_size:
+    if sum(sizes.values()) > size:
         raise _unsound(path, "its members would be larger than the archive")
     if not 0 < sizes.pop(INDEX, 0) <= _LARGEST_INDEX:
         raise _unsound(path, f"it has no {INDEX}, or one of an impossible size")
@@ -195,13 +208,16 @@ def _read_index(archive: zipfile.ZipFile, path: Path) -> dict[str, Any]:
 
 
 def _check_weights(index: dict[str, Any], path: Path, folder: str | Path | None) -> None:
-    """Compare each weight with the bundle's entry and with this copy's manifest."""
+    """Compare each weight with the bundle's entry, and every file of it with what this copy's manifest makes it."""
+    made = str(index.get("made_with"))[:20]
+    hint = f" It was made with version {made}, this is {__version__}." if made != __version__ else ""
     for name, entry in index["weights"].items():
-        listed = {form: index["files"].get(f"{name}/{form}", {}).get("sha256") for form in (MODEL, PACKED)}
+        listed = {m.split("/")[1]: f["sha256"] for m, f in index["files"].items() if m.split("/")[0] == name}
         if name in weights():
-            _compare(f"{path.name}: {name}", weights()[name]["sha256"], listed[MODEL] or entry["sha256"])
-            if listed[PACKED] and "packed" in weights()[name]:
-                _compare(f"{path.name}: {name}/{PACKED}", weights()[name]["packed"]["sha256"], listed[PACKED])
+            _compare(f"{path.name}: {name}", weights()[name]["sha256"], entry["sha256"])
+            known = known_sha256s(name, listed)
+            for file in sorted(listed, key=CARD.__eq__):  # last: what is beside it is named on it
+                _compare(f"{path.name}: {name}/{file}", known.get(file, "none"), listed[file], hint)
         elif folder is None and entry.get("own") is True:
             raise WeightError(
                 f"{path.name}: {name} is somebody's own network, which no manifest has: put it into a folder "
@@ -210,10 +226,10 @@ def _check_weights(index: dict[str, Any], path: Path, folder: str | Path | None)
         elif folder is None:
             raise WeightError(
                 f"{path.name}: this repara-zoo ({__version__}) does not know {name}, the bundle was made with "
-                f"{str(index.get('made_with'))[:20]!r}. Install that version, or put the weights into a folder for "
+                f"{made!r}. Install that version, or put the weights into a folder for "
                 "timm's local-dir: with --to DIR. Nothing was installed."
             )
-        if listed[MODEL]:
+        if MODEL in listed:
             _compare(f"{path.name}: {name}/{MODEL}", entry["sha256"], listed[MODEL])
 
 
@@ -224,7 +240,9 @@ def _packed_only(index: dict[str, Any]) -> list[str]:
 def _plain(archive: zipfile.ZipFile, index: dict[str, Any], path: Path, name: str) -> bytes:
     """The plain file of a weight that travels packed; its member has been verified."""
     member = f"{name}/{PACKED}"
-    plain = unpack(archive.read(member), f"{path.name}: {member}")
+    content = archive.read(member)
+    _compare(f"{path.name}: {member}", index["files"][member]["sha256"], hashlib.sha256(content).hexdigest())
+    plain = unpack(content, f"{path.name}: {member}")
     _compare(f"{path.name}: {member}, unpacked", index["weights"][name]["sha256"], hashlib.sha256(plain).hexdigest())
     return plain
 
@@ -259,6 +277,8 @@ def _install(
             file = cached_file(name, weights()[name], cache_dir)
             inside = {member: file.parent / Path(member).name for member in targets if member.startswith(f"{name}/")}
             targets |= inside | {f"{name}/{MODEL}": file}
+            if f"{name}/{COLLAPSED}" in targets:
+                targets[f"{name}/{COLLAPSED}"] = cached_file(name, collapsed_facts(name), cache_dir)
     with locked(root):
         for leftover in root.glob(".install-*"):  # of a killed process: the lock is held, so none is in use
             shutil.rmtree(leftover)
@@ -277,7 +297,8 @@ def _install(
 
 
 def _is(target: Path, expected: dict[str, Any]) -> bool:
-    return target.is_file() and not target.is_symlink() and size_and_sha256(target) == expected
+    same_size = target.is_file() and not target.is_symlink() and target.stat().st_size == expected["size"]
+    return same_size and size_and_sha256(target) == expected
 
 
 def _extract(
@@ -320,11 +341,10 @@ def _move(moves: list[tuple[Path, Path]]) -> None:
         raise
 
 
-def _compare(what: str, expected: str, found: str) -> None:
+def _compare(what: str, expected: str, found: str, hint: str = "") -> None:
     if expected != found:
-        raise HashMismatchError(
-            f"{what}: sha256 mismatch: expected {str(expected)[:64]}, found {found}. Nothing was installed or written."
-        )
+        wrong = f"sha256 mismatch: expected {str(expected)[:64]}, found {found}"
+        raise HashMismatchError(f"{what}: {wrong}. Nothing was installed or written.{hint}")
 
 
 def _broken(error: OSError, path: Path) -> WeightError:

@@ -19,17 +19,36 @@ from tqdm import tqdm
 
 from ..checkpoints import own_folder
 from ..errors import HashMismatchError, WeightError
-from ..files import write_atomically
+from ..files import read_file, write_atomically
 from ..weights.cached import locked
-from ..weights.fetch import hub_url
+from ..weights.card import model_card
+from ..weights.download import discard, download
+from ..weights.fetch import hub_address, hub_url
 from ..weights.manifest import facts, source
-from ..weights.network_settings import failed_hub_call
+from ..weights.packed import PACKED
 from .own import belongings
-from .repository import MODEL, File, blocks, size_and_sha256
+from .repository import (
+    CARD,
+    COLLAPSED,
+    CONFIG,
+    LICENCE,
+    MODEL,
+    File,
+    blocks,
+    licence_text,
+    own_config,
+    size_and_sha256,
+)
 
 INDEX, NGINX = "mirror.json", "nginx.conf"
+_LARGEST_INDEX = 256 << 20  # bytes
+_LARGEST_STORY = 64 << 20  # bytes of a file that the manifest does not have
 Commits = dict[str, dict[str, dict[str, Any]]]
 """Commit to file to ``size`` and ``sha256``."""
+
+
+_REPO = re.compile(r"(?!api/)[A-Za-z0-9_][A-Za-z0-9._-]*/[A-Za-z0-9_][A-Za-z0-9._-]*")
+_COMMIT = re.compile("[0-9a-f]{40}")
 
 
 def write_mirror(
@@ -79,15 +98,19 @@ def _add(
     """Add one weight to the mirror; the list is written last, so that it never names what is not there."""
     published = None if own_folder(word) else source(facts(word), "hub")
     if published:
-        name, entry, files = word, facts(word), _published(published, cache_dir)
+        name, entry, files = word, facts(word), _published(word, published, folder)
         repo, commit = published["repo"], published["revision"]
     else:
         name, entry, files = belongings(word, cache_dir)
         repo, commit = f"{namespace}/{name}", None
     listed = {file: size_and_sha256(content) for file, content in files.items()}
-    if listed[MODEL]["sha256"] != entry["sha256"]:
-        raise HashMismatchError(f"{repo} at {commit}: {MODEL} is not the manifest's. It was not mirrored.")
+    for file, form in _forms(entry).items():
+        own = entry.get("own") and file != MODEL
+        if file in listed and not own and listed[file]["sha256"] != (form or {}).get("sha256"):
+            raise HashMismatchError(f"{repo} at {commit}: {file} is not the manifest's. It was not mirrored.")
     commit = commit or _commit_of(listed)
+    if problem := _problem(repo, {"main": commit, "commits": {commit: listed}}):
+        raise WeightError(f"{repo}: {problem}. It was not mirrored.")
     _place(folder, repo, commit, files, listed)
     index.setdefault(repo, {"commits": {}})["commits"][commit] = listed
     index[repo]["main"] = commit
@@ -105,17 +128,10 @@ def read_index(folder: Path) -> dict[str, Any]:
     """
     path = folder / INDEX
     try:
-        repositories = json.loads(path.read_text(encoding="utf-8"))["repositories"]
+        repositories = json.loads(read_file(path, _LARGEST_INDEX))["repositories"]
         for repo, found in repositories.items():
-            parts = [*repo.split("/"), *found["commits"], *(f for files in found["commits"].values() for f in files)]
-            sizes = [f["size"] for files in found["commits"].values() for f in files.values()]
-            sha256s = [f["sha256"] for files in found["commits"].values() for f in files.values()]
-            sound = all(re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*", p) for p in parts)
-            sound &= repo.count("/") == 1 and found["main"] in found["commits"]
-            sound &= all(re.fullmatch("[0-9a-f]{40}", commit) for commit in found["commits"])
-            sound &= all(isinstance(size, int) for size in sizes)
-            if not (sound and all(re.fullmatch("[0-9a-f]{64}", sha256) for sha256 in sha256s)):
-                raise ValueError(f"the entry of {repo}")
+            if problem := _problem(repo, found):
+                raise ValueError(f"the entry of {repo}: {problem}")
     except FileNotFoundError:
         raise WeightError(f"{folder} is not a mirror: lay it out first with zoo mirror {folder} NAME ...") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -123,17 +139,57 @@ def read_index(folder: Path) -> dict[str, Any]:
     return repositories
 
 
-def _published(hub: dict[str, Any], cache_dir: str | Path | None) -> dict[str, File]:
-    """The files of a published weight."""
-    from huggingface_hub import snapshot_download
+def _problem(repo: str, found: dict[str, Any]) -> str:
+    """Why a repository cannot be in a mirror, in words: its name becomes a folder, an address and a line for nginx."""
+    if not _REPO.fullmatch(repo) or found["main"] not in found["commits"]:
+        return "its name is none of a repository, or its newest commit is missing"
+    for commit, files in found["commits"].items():
+        if not _COMMIT.fullmatch(commit):
+            return f"{commit!r} is no commit"
+        for file, facts_of_file in files.items():
+            parts = file.split("/")
+            if any(not p or p[0] == "." or len(p.encode(errors="replace")) > 240 for p in parts):
+                return f"{file!r} is hidden, leads elsewhere or is too long"
+            if not file.isprintable() or set(file) & set('"\\'):
+                return f"the name {file!r} has a character that cannot be served"
+            size, sha256 = facts_of_file["size"], facts_of_file["sha256"]
+            if type(size) is not int or size < 0 or not re.fullmatch("[0-9a-f]{64}", sha256):
+                return f"{file!r} has no size or no sha256"
+    return ""
 
+
+def _published(name: str, hub: dict[str, Any], mirror: Path) -> dict[str, File]:
+    """Bring the files of a published weight into a temporary folder of the mirror, none larger than it may be.
+
+    What the manifest determines beside the weight's forms is made here, whatever the Hub sent.
+    """
+    entry, folder = facts(name), Path(tempfile.mkdtemp(dir=mirror, prefix=".mirror-"))
+    part = folder / ".part"
+    about = hub_url(hub).split(f"/{hub['repo']}/resolve/")[0] + f"/api/models/{hub['repo']}/revision/{hub['revision']}"
+    download(hub_address(hub, about), part, _LARGEST_STORY)
     try:
-        snapshot = Path(snapshot_download(hub["repo"], revision=hub["revision"], cache_dir=cache_dir))
-    except Exception as error:  # its own, its HTTP client's, and those of variables that this client cannot read
-        reason = failed_hub_call(error, hub_url(hub))
-        raise WeightError(f"Hub {hub['repo']}: its files cannot be had ({reason})") from None
-    files = {path.relative_to(snapshot).as_posix(): path for path in sorted(snapshot.rglob("*")) if path.is_file()}
-    return {file: path for file, path in files.items() if "/." not in f"/{file}"}
+        names = [file["rfilename"] for file in json.loads(read_file(part, _LARGEST_STORY))["siblings"]]
+        listed = {file: {"size": 0, "sha256": "0" * 64} for file in names if "/." not in f"/{file}"}
+        problem = _problem(hub["repo"], {"main": hub["revision"], "commits": {hub["revision"]: listed}})
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        problem = "the list of its files cannot be read"
+    if problem:
+        raise WeightError(f"Hub {hub['repo']}: {problem}. It was not mirrored.")
+    forms = _forms(entry)
+    for file in listed:
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        limit = (forms.get(file) or {}).get("size") or _LARGEST_STORY
+        discard(part)
+        download(hub_address({**hub, "file": file}), part, limit, need_length=True)
+        part.replace(folder / file)
+    files: dict[str, File] = {file: folder / file for file in sorted(listed)}
+    made = {CONFIG: own_config(name), LICENCE: licence_text(name, entry).encode()}
+    made[CARD] = model_card(name, entry, hub["repo"], files).encode()
+    return files | {file: content for file, content in made.items() if file in files}
+
+
+def _forms(entry: dict[str, Any]) -> dict[str, dict[str, Any] | None]:
+    return {MODEL: entry, PACKED: entry.get("packed"), COLLAPSED: entry.get("collapsed")}
 
 
 def _commit_of(listed: dict[str, dict[str, Any]]) -> str:
@@ -168,7 +224,14 @@ def _place(folder: Path, repo: str, commit: str, files: dict[str, File], listed:
 
 
 def _describe(folder: Path, repo: str, commit: str, listed: dict[str, dict[str, Any]]) -> None:
-    """The API's answers on one repository: what ``snapshot_download`` asks for."""
+    """Write the API's answers on one repository."""
+    for kind, answer in description(repo, commit, listed).items():
+        for revision in (commit, "main"):
+            write_atomically(json.dumps(answer).encode(), folder / "api" / "models" / repo / kind / revision)
+
+
+def description(repo: str, commit: str, listed: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The API's answers on one repository, what ``snapshot_download`` asks for: ``revision`` and ``tree``."""
     info = {"id": repo, "modelId": repo, "sha": commit, "private": False, "gated": False, "disabled": False}
     info |= {"tags": [], "siblings": [{"rfilename": file} for file in listed]}
     tree = []
@@ -176,9 +239,7 @@ def _describe(folder: Path, repo: str, commit: str, listed: dict[str, dict[str, 
         lfs = {"oid": file["sha256"], "size": file["size"], "pointerSize": 0}
         # clients compare the sha256; "oid" would be git's own name for the file, and there is no git here
         tree.append({"type": "file", "path": name, "size": file["size"], "oid": file["sha256"][:40], "lfs": lfs})
-    for revision in (commit, "main"):
-        write_atomically(json.dumps(info).encode(), folder / "api" / "models" / repo / "revision" / revision)
-        write_atomically(json.dumps(tree).encode(), folder / "api" / "models" / repo / "tree" / revision)
+    return {"revision": info, "tree": tree}
 
 
 def nginx_conf(index: dict[str, Any]) -> str:

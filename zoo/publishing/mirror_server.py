@@ -2,17 +2,27 @@
 
 import contextlib
 import json
-import os
 import re
+import socket
+import threading
+import time
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import BinaryIO
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from ..errors import HashMismatchError, ZooError
-from .mirror import read_index
-from .repository import size_and_sha256
+from ..files import open_file
+from ..weights.hash_cache import file_stamp, hash_and_remember, recall
+from ..weights.verify import other_size
+from .mirror import description, read_index
 
 _LARGEST_QUESTION = 1 << 20  # bytes of a posted body
+_MOST = 128  # connections at a time, fewer where a process may open fewer files
+_PATIENCE = 20.0  # seconds that a connection may stay without a whole request, or without taking the next block
+_SPARED = 0.5  # seconds before a connection may be closed to make place for another
+_BLOCK = 1 << 16
 
 
 class MirrorServer(ThreadingHTTPServer):
@@ -30,16 +40,18 @@ class MirrorServer(ThreadingHTTPServer):
     """
 
     daemon_threads = True
+    request_queue_size = 256
 
     def __init__(self, folder: str | Path, host: str = "127.0.0.1", port: int = 8000):
         self.folder = Path(folder)
         self.repositories = read_index(self.folder)
         for repo, found in self.repositories.items():
             for commit, files in found["commits"].items():
-                for file, expected in files.items():
-                    path = self.path_of(repo, commit, file)
-                    if not path.is_file() or size_and_sha256(path) != expected:
-                        raise HashMismatchError(f"{path} is damaged or missing: run zoo mirror {folder} NAME ...")
+                for file in files:
+                    self.opened(repo, commit, file).close()
+        self.most = min(_MOST, _descriptors() // 3)
+        self.connections: dict[socket.socket, float] = {}  # when each last got ahead
+        self.changed = threading.Condition()
         try:
             super().__init__((host, port), _Handler)
         except (OSError, OverflowError) as error:
@@ -50,12 +62,75 @@ class MirrorServer(ThreadingHTTPServer):
         """What clients on this machine set ``HF_ENDPOINT`` to."""
         return f"http://{self.server_address[0]}:{self.server_address[1]}"
 
-    def path_of(self, repo: str, commit: str, file: str) -> Path:
-        """Where a file of the list lies."""
-        return self.folder / repo / "resolve" / commit / file
+    def opened(self, repo: str, commit: str, file: str) -> BinaryIO:
+        """A file of the list, open, once its bytes were found to be those that the list has.
+
+        Raises:
+            HashMismatchError: If they are not, or the file is missing or lies outside the mirror.
+        """
+        path = self.folder / repo / "resolve" / commit / file
+        expected = self.repositories[repo]["commits"][commit][file]
+        with contextlib.ExitStack() as stack:
+            try:
+                if path.resolve() != self.folder.resolve() / repo / "resolve" / commit / file:
+                    raise OSError("a link")
+                opened = stack.enter_context(open_file(path))
+                sound = not other_size(opened, expected["size"])
+                found = sound and (recall(path, file_stamp(opened)) or hash_and_remember(path, opened))
+            except OSError:
+                found = None
+            if found != expected["sha256"]:
+                raise HashMismatchError(f"{path} is damaged or missing: run zoo mirror {self.folder} NAME ...")
+            stack.pop_all()
+        return opened
+
+    def process_request(self, request: socket.socket, client_address: object) -> None:
+        """Answer in a thread, as soon as there is a place; who has waited longest without getting ahead must go."""
+        with self.changed:
+            while len(self.connections) >= self.most:
+                slowest = min(self.connections, key=self.connections.__getitem__)
+                if self.connections[slowest] < time.monotonic() - _SPARED:
+                    self._hang_up(slowest)
+                self.changed.wait(0.05)
+            self.connections[request] = time.monotonic()
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: socket.socket) -> None:
+        """End a connection; its place is free."""
+        with self.changed:
+            self.connections.pop(request, None)
+            self.changed.notify()
+        super().shutdown_request(request)
+
+    def service_actions(self) -> None:
+        """Hang up on who does not get ahead."""
+        with self.changed:
+            for connection, since in self.connections.items():
+                if since < time.monotonic() - _PATIENCE:
+                    self._hang_up(connection)
+
+    def got_ahead(self, connection: socket.socket) -> None:
+        """Take note that a whole request has come, or that the client has taken a block of the answer."""
+        with self.changed:
+            if connection in self.connections:
+                self.connections[connection] = time.monotonic()
+
+    @staticmethod
+    def _hang_up(connection: socket.socket) -> None:
+        with contextlib.suppress(OSError):  # it has gone by itself
+            connection.shutdown(socket.SHUT_RDWR)  # its thread wakes and ends
 
     def handle_error(self, request: object, client_address: object) -> None:
         """A client that hangs up is nothing to report."""
+
+
+def _descriptors() -> int:
+    """How many files this process may have open."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 512
+    return max(24, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -69,6 +144,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """Answer one request."""
+        self.server.got_ahead(self.connection)
         parts = unquote(urlsplit(self.path).path).strip("/").split("/")
         if len(parts) >= 5 and parts[2] == "resolve":
             self._file("/".join(parts[:2]), parts[3], "/".join(parts[4:]))
@@ -86,11 +162,12 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True  # its body is not read
             self._missing("EntryNotFound", {})
             return
-        if not length.isdecimal() or int(length) > _LARGEST_QUESTION:
+        if not re.fullmatch("[0-9]{1,7}", length) or int(length) > _LARGEST_QUESTION:
             self.close_connection = True
             self._head(413, 0, {})
             return
         content = self.rfile.read(int(length)).decode("utf-8", "replace")
+        self.server.got_ahead(self.connection)
         try:
             paths = json.loads(content)["paths"] if content.startswith("{") else parse_qs(content)["paths"]
             wanted = set(paths if isinstance(paths, list) else [paths])
@@ -115,13 +192,13 @@ class _Handler(BaseHTTPRequestHandler):
         commit = self._commit(repo, revision)
         if commit is None:
             return
-        path = self.server.folder / "api" / "models" / repo / kind / commit
-        if kind not in ("revision", "tree") or not path.is_file():
+        answer = description(repo, commit, self.server.repositories[repo]["commits"][commit]).get(kind)
+        if answer is None:
             self._missing("EntryNotFound", {})
             return
-        content = path.read_bytes()
         if wanted is not None:
-            content = json.dumps([file for file in json.loads(content) if file["path"] in wanted]).encode()
+            answer = [file for file in answer if file["path"] in wanted]
+        content = json.dumps(answer).encode()
         self._head(200, len(content), {"Content-Type": "application/json"})
         if self.command != "HEAD":
             self.wfile.write(content)
@@ -135,33 +212,41 @@ class _Handler(BaseHTTPRequestHandler):
         if expected is None:
             self._missing("EntryNotFound", headers)
             return
-        size = expected["size"]
-        headers |= {"ETag": f'"{expected["sha256"]}"', "Accept-Ranges": "bytes"}
-        headers |= {"Content-Type": "application/octet-stream"}
-        wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        size, validator = expected["size"], f'"{expected["sha256"]}"'
+        headers |= {"ETag": validator, "Accept-Ranges": "bytes", "Content-Type": "application/octet-stream"}
+        wanted = re.fullmatch(r"bytes=([0-9]{1,18})-([0-9]{0,18})", self.headers.get("Range", ""))
+        if self.headers.get("If-Range", validator) != validator:
+            wanted = None  # a part of something else is there already
         first = int(wanted[1]) if wanted else 0
         last = min(int(wanted[2]), size - 1) if wanted and wanted[2] else size - 1
-        with contextlib.ExitStack() as stack:
-            try:
-                opened = stack.enter_context(open(self.server.path_of(repo, commit, file), "rb"))
-            except OSError:
-                self._head(500, 0, {})
-                return
-            if os.fstat(opened.fileno()).st_size != size:
-                self._head(500, 0, {})
-                return
+        try:
+            opened = self.server.opened(repo, commit, file)
+        except HashMismatchError:
+            self._head(500, 0, {})
+            return
+        with opened:
             if wanted and first > last:
                 self._head(416, 0, headers | {"Content-Range": f"bytes */{size}"})
                 return
             if wanted:
                 headers["Content-Range"] = f"bytes {first}-{last}/{size}"
+            blocks = self._blocks(opened, first, last + 1 - first) if self.command == "GET" else iter(())
             self._head(206 if wanted else 200, last + 1 - first, headers)
-            if self.command == "GET":
-                opened.seek(first)
-                left = last + 1 - first
-                while left and (block := opened.read(min(left, 1 << 20))):
-                    self.wfile.write(block)
-                    left -= len(block)
+            for block in blocks:
+                self.wfile.write(block)
+                self.server.got_ahead(self.connection)
+
+    def _blocks(self, opened: BinaryIO, first: int, left: int) -> Iterator[bytes]:
+        """The wanted part; a file that changes meanwhile ends the connection before the last block."""
+        stamp = file_stamp(opened)
+        opened.seek(first)
+        while left:
+            block = opened.read(min(left, _BLOCK))
+            left -= len(block)
+            if not block or (not left and file_stamp(opened) != stamp):
+                self.close_connection = True
+                return
+            yield block
 
     def _missing(self, code: str, headers: dict[str, str]) -> None:
         self._head(404, 0, headers | {"X-Error-Code": code, "X-Error-Message": "not in this mirror"})

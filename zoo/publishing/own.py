@@ -7,7 +7,18 @@ from ..errors import WeightError
 from ..reparam import count_parameters
 from ..weights.convert import safetensors_bytes
 from ..weights.manifest import facts, weights
-from .repository import CARD, CONFIG, LICENCE, MODEL, OPTIONAL, File, config_json, repository, size_and_sha256
+from .repository import (
+    CARD,
+    CONFIG,
+    LICENCE,
+    MODEL,
+    OPTIONAL,
+    File,
+    config_json,
+    determined,
+    repository,
+    size_and_sha256,
+)
 
 NO_LICENCE = "Whoever trained this weight decides on its licence; none was given.\n"
 
@@ -38,6 +49,8 @@ def belongings(word: str, cache_dir: str | None = None) -> tuple[str, dict[str, 
     entry: dict[str, Any] = {"own": True, **size_and_sha256(files[MODEL])}
     if entry["sha256"] != weights().get(found.name, entry)["sha256"]:
         raise WeightError(f"{word}: {found.name} is another weight's name. Give the folder a name of its own.")
+    if found.name in weights():
+        return found.name, facts(found.name), determined(found.name, files)
     count = f"{count_parameters(found.model)['stored']:,} parameters"
     card = f"# {found.name}\n\nSomebody's own network, not one of the zoo's weights: {count}"
     files.setdefault(CARD, f"{card}{f', trained on {found.dataset}' if found.dataset else ''}.\n".encode())

@@ -22,7 +22,7 @@ from ..weights.card import model_card
 from ..weights.fetch import fetch
 from ..weights.manifest import facts
 from ..weights.manifest_check import check_manifest
-from ..weights.network_settings import failed_hub_call
+from ..weights.network_settings import failed_hub_call, refuse_odd_token
 from ..weights.paths import manifest_file
 from ..weights.verify import mismatch
 from .repository import (
@@ -35,6 +35,7 @@ from .repository import (
     RECORD,
     File,
     licence_text,
+    own_config,
     packed_form,
     size_and_sha256,
     staged_folder,
@@ -92,6 +93,7 @@ def connect(endpoint: str | None = None) -> "HfApi":
     token = get_token()
     if not token:
         raise ZooError("There is no Hub token: set HF_TOKEN, or run hf auth login, and try again.")
+    refuse_odd_token("The Hub")
     return HfApi(endpoint=endpoint, token=token)
 
 
@@ -144,7 +146,7 @@ def publish(
             raise
         except Exception as error:  # of the client, its HTTP client, or variables that these cannot read
             reason = _reason(error, repository, api.endpoint)
-            raise ZooError(f"{repository.repo}: {reason} {_so_far(finished)}") from error
+            raise ZooError(f"{repository.repo}: {reason} {_so_far(finished)}") from None
         _record(published, path)
         finished.append(published)
         done(published)
@@ -171,8 +173,9 @@ def _prepare(name: str, repo: str, dry_run: bool) -> Repository:
             made: dict[str, File] = {file: path.read_bytes() for file, path in collapsed.items()}
     else:
         made = {**_collapse(name, folder, folder)}
-    files: dict[str, File] = {file: folder / file for file in (CONFIG, *OPTIONAL) if (folder / file).is_file()}
-    files |= {**made, MODEL: model, **packed_form(name, entry, model), LICENCE: licence_text(name, entry).encode()}
+    files: dict[str, File] = {file: folder / file for file in OPTIONAL if (folder / file).is_file()}
+    files |= {CONFIG: own_config(name), LICENCE: licence_text(name, entry).encode()}
+    files |= {**made, MODEL: model, **packed_form(name, entry, model)}
     files[CARD] = model_card(name, entry, repo, files).encode()
     files = dict(sorted(files.items()))
     return Repository(name, repo, files, {file: size_and_sha256(content) for file, content in files.items()})
@@ -223,9 +226,13 @@ def _publish(repository: Repository, api: "HfApi") -> Published:
     # asked anew: only what the Hub itself says about this commit goes into the manifest
     held = {file.path: file for file in api.get_paths_info(repo, list(repository.files), revision=commit.oid)}
     missing = sorted(repository.files.keys() - held.keys())
-    wrong = [f for f in held if f in repository.sizes and held[f].size != repository.sizes[f]["size"]]
-    lfs = getattr(held.get(MODEL), "lfs", None)
-    if missing or wrong or lfs is None or lfs.sha256 != expected or not re.fullmatch("[0-9a-f]{40}", commit.oid):
+    lfs = {file: found.lfs.sha256 for file, found in held.items() if getattr(found, "lfs", None)}
+    wrong = [
+        file
+        for file, sent in repository.sizes.items()
+        if file in held and (held[file].size != sent["size"] or lfs.get(file, sent["sha256"]) != sent["sha256"])
+    ]
+    if missing or wrong or lfs.get(MODEL) != expected or not re.fullmatch("[0-9a-f]{40}", commit.oid):
         raise ZooError(
             f"{repo} at {commit.oid}: the Hub does not hold what was sent "
             f"({', '.join(missing + wrong) or MODEL}). It was not entered in the manifest; run the command again."

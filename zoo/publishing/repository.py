@@ -9,10 +9,12 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from timm.models import save_for_hf
 from torch import nn
 
 from ..errors import UnknownNameError, WeightError
+from ..files import open_file
 from ..suggest import did_you_mean
 from ..weights.card import model_card
 from ..weights.fetch import fetch, staged_file
@@ -25,7 +27,9 @@ MODEL, CONFIG, CARD, LICENCE = "model.safetensors", "config.json", "README.md", 
 COLLAPSED, RECORD = "model.collapsed.safetensors", "equivalence.json"
 REQUIRED = (CONFIG, LICENCE, CARD)
 """Beside ``model.safetensors``, or its packed form in a bundle."""
-OPTIONAL = (COLLAPSED, RECORD, "recipe.json", "training_log.jsonl", "seeds_log.jsonl", "curve.png")
+STORIES = (RECORD, "recipe.json", "training_log.jsonl", "seeds_log.jsonl", "curve.png")
+"""How a weight came about: beside a staged one, and not determined by the manifest."""
+OPTIONAL = (COLLAPSED, *STORIES)
 
 File = Path | bytes
 """A file on disk, or the content of one that is made here."""
@@ -65,8 +69,8 @@ def choose(words: Iterable[str]) -> list[str]:
 def repository(name: str, cache_dir: str | Path | None = None) -> dict[str, File]:
     """The files of one weight, sorted by name; fetched and verified if need be.
 
-    A staged weight brings its own configuration, log and curve; for another one the configuration is made here, as timm
-    writes it. Card and licence always come from the manifest.
+    Configuration (as timm writes it), card and licence are made from the manifest, wherever the weight lies; a staged
+    one has its log and curve besides.
 
     Args:
         name: ``arch.tag``.
@@ -77,18 +81,48 @@ def repository(name: str, cache_dir: str | Path | None = None) -> dict[str, File
     """
     entry = facts(name)
     files: dict[str, File] = {LICENCE: licence_text(name, entry).encode()}
+    files[CONFIG] = own_config(name)
     found = fetch(name, cache_dir)
     files[MODEL] = found.path
-    beside = staged_folder(name)
-    if found.kind == "staged" and beside:
-        files |= {file: beside / file for file in (CONFIG, *OPTIONAL) if (beside / file).is_file()}
-    if CONFIG not in files:
-        from ..registry import create_model
-
-        files[CONFIG] = config_json(create_model(name))
+    if found.kind == "staged" and (beside := staged_folder(name)):
+        files |= {file: beside / file for file in STORIES if (beside / file).is_file()}
+    if (entry.get("collapsed") or {}).get("path"):
+        files[COLLAPSED] = fetch(name, cache_dir, collapsed=True).path
     files |= packed_form(name, entry, found.path)
     files[CARD] = model_card(name, entry, files=files).encode()
     return dict(sorted(files.items()))
+
+
+def determined(name: str, files: dict[str, File]) -> dict[str, File]:
+    """The forms of a weight among some files, and what the manifest makes of the others: all that it determines."""
+    kept: dict[str, File] = {file: files[file] for file in (MODEL, PACKED, COLLAPSED) if file in files}
+    kept |= {LICENCE: licence_text(name, facts(name)).encode(), CONFIG: own_config(name)}
+    return dict(sorted((kept | {CARD: model_card(name, facts(name), files=kept).encode()}).items()))
+
+
+def own_config(name: str) -> bytes:
+    """The ``config.json`` of a weight, from the manifest."""
+    from ..registry import create_model
+
+    return config_json(create_model(name))
+
+
+def known_sha256s(name: str, files: Iterable[str] = ()) -> dict[str, str]:
+    """The sha256 of every file that the manifest determines.
+
+    Args:
+        name: ``arch.tag``.
+        files: Those that the card is to explain.
+
+    Raises:
+        WeightError: If its licence does not allow it to be passed on.
+    """
+    entry = facts(name)
+    made = {LICENCE: licence_text(name, entry).encode(), CONFIG: own_config(name)}
+    made[CARD] = model_card(name, entry, files=[*files]).encode()
+    forms = {MODEL: entry, PACKED: entry.get("packed"), COLLAPSED: entry.get("collapsed")}
+    kept = {file: form["sha256"] for file, form in forms.items() if form and form.get("sha256")}
+    return kept | {file: hashlib.sha256(content).hexdigest() for file, content in made.items()}
 
 
 def staged_folder(name: str) -> Path | None:
@@ -146,9 +180,15 @@ def licence_text(name: str, entry: dict[str, Any]) -> str:
 
 def config_json(model: nn.Module) -> bytes:
     """The ``config.json`` of a network as timm writes it, class names included, in a form transformers takes too."""
-    with tempfile.TemporaryDirectory() as folder:
-        save_for_hf(model, folder, safe_serialization=True)
-        config = json.loads((Path(folder) / CONFIG).read_bytes())
+    model.state_dict = dict  # timm writes the weights as well, and they are not wanted
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            save_for_hf(model, folder, safe_serialization=True)
+            config = json.loads((Path(folder) / CONFIG).read_bytes())
+    except (OSError, SafetensorError) as error:
+        raise WeightError(f"The temporary folder cannot be written ({error}).") from None
+    finally:
+        del model.state_dict
     arguments = {**model._model_args, **config["model_args"]}  # timm leaves dropout out
     arguments.pop("num_classes")  # transformers passes it beside these, timm reads it from the root
     config["model_args"] = arguments
@@ -163,7 +203,7 @@ def blocks(file: File) -> Iterator[bytes]:
     if isinstance(file, bytes):
         yield file
         return
-    with open(file, "rb") as opened:
+    with open_file(file) as opened:
         while block := opened.read(1 << 20):
             yield block
 
