@@ -131,6 +131,7 @@ def entries(monkeypatch, tmp_path):
     monkeypatch.setattr(downloading, "_pause", lambda seconds: None)
     monkeypatch.setattr(hash_cache, "_GRAIN_NS", 0)
     monkeypatch.setattr(hash_cache, "_SMALL", 0)
+    (tmp_path / "none").mkdir()
     for name, folder in {"ZOO_HUB": "none", "ZOO_CACHE": "cache", "HF_HOME": "hf"}.items():
         monkeypatch.setenv(name, str(tmp_path / folder))
     for name in ("HF_TOKEN", "HF_ENDPOINT", "HF_HUB_OFFLINE"):
