@@ -318,3 +318,26 @@ def test_fuzz():
     print(f"{tally['read'] + tally['refused']} cases: {tally}")
     assert tally["read"] + tally["refused"] >= CASES
     assert tally["MiB"] < 200
+
+
+def test_sizes_are_compared_before_anything_is_made(tmp_path):
+    """A few MB that claim gigabytes, position sets nobody uses, and a size that the manifest does not have."""
+    plain = save(sparse_state(0.1))
+    packed = pack(plain)
+    assert unpack(packed, size=len(plain)) == plain
+    with pytest.raises(zoo.WeightError, match="and the weight has"):
+        unpack(packed, size=len(plain) + 1)
+    bits = bytes(4 << 20)
+    sets = [{"code": "bits", "entries": 8 * len(bits)}]
+    tensors = [{"form": "sparse", "bytes": 8 * len(bits) * 4, "width": 4, "at": 0}] * 8
+    header = json.dumps({f"a{i}": {"dtype": "F32", "shape": [8 * len(bits)]} for i in range(8)}).encode()
+    huge = packed_of(header, {"tensors": tensors, "positions": sets}, bits)
+    with pytest.raises(zoo.WeightError, match="it would become 1073"):
+        unpack(huge)
+
+
+def packed_of(header: bytes, plan: dict, positions: bytes) -> bytes:
+    pieces = {"header": zlib.compress(header), "plan": zlib.compress(json.dumps(plan).encode()), "positions": positions}
+    pieces |= {"top": zlib.compress(b""), "rest": b""}
+    tensors = {name: torch.frombuffer(bytearray(piece), dtype=torch.uint8) for name, piece in pieces.items() if piece}
+    return safetensors_bytes({"rest": torch.empty(0, dtype=torch.uint8)} | tensors, HEAD)

@@ -126,6 +126,8 @@ def differences(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> 
 def _is_type(given: Tensor, expected: Tensor) -> bool:
     if expected.dtype == torch.bool and given.dtype != torch.bool:
         return bool(((given == 0) | (given == 1)).all())
+    if given.is_complex() != expected.is_complex():
+        return False
     return expected.dim() == 0 or given.is_floating_point() == expected.is_floating_point()
 
 

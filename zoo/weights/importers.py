@@ -1,16 +1,11 @@
 """Checkpoints of any training script, read without executing anything in them and reduced to one state dict.
 
-Pickles are read with ``weights_only``. Objects of a script's own classes (a recorder, a loss scaler) are replaced by
-inert stand-ins: their names are known to the loader, their code is neither imported nor run, and what they held is
-thrown away with them.
+Pickles are read by :mod:`.pickles`. Objects of a script's own classes (a recorder, a loss scaler) are replaced by inert
+stand-ins: their code is neither imported nor run, and what they held is thrown away with them.
 """
 
 import argparse
 import json
-import pickle
-import re
-import warnings
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,12 +18,12 @@ from torch import Tensor
 from ..data.catalog import DATASETS
 from ..errors import WeightError
 from . import packed
+from .pickles import StandIn, Unusual, read_pickle
 from .verify import parse
 
 _EMA = ("state_dict_ema", "model_ema")  # averaged weights come before the others, as timm's own loader has it
 _PLAIN = ("state_dict", "model", "net", "model_state_dict")
 _WRAPPERS = ("module", "_orig_mod", "model", "1")  # data parallel, torch.compile, a trainer's attribute, apex
-_UNKNOWN = re.compile(r"Unsupported global: GLOBAL ([\w.]+)|Unsupported class ([\w.]+)")
 _PREPARATION = ("mean", "std", "crop_pct", "interpolation")
 
 
@@ -58,16 +53,6 @@ class Checkpoint:
     dataset: str = ""
 
 
-class StandIn:
-    """Takes the place of a class that is not known here; accepts anything and does nothing."""
-
-    def __init__(self, *args: Any, **kwargs: Any):
-        pass
-
-    def __setstate__(self, state: Any) -> None:
-        pass
-
-
 def open_checkpoint(path: str | Path) -> Checkpoint:
     """Read a checkpoint: a safetensors file, or one that ``torch.save`` wrote in either of its formats.
 
@@ -94,10 +79,8 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         raise WeightError(f"No such file: {path}") from None
     except OSError as error:
         raise WeightError(f"{path}: cannot be read ({error.strerror or error}).") from None
-    if start[8:] == b"{" or path.suffix == ".safetensors":
-        checkpoint = _open_safetensors(path)
-    else:
-        checkpoint = _open_pickle(path, size)
+    is_safetensors = start[8:] == b"{" or path.suffix == ".safetensors"
+    checkpoint = (_open_safetensors if is_safetensors else _open_pickle)(path)
     _check_tensors(checkpoint.tensors, path, size)
     return checkpoint if checkpoint.architecture or checkpoint.preparation else _with_config(checkpoint, path)
 
@@ -165,7 +148,7 @@ def _open_safetensors(path: Path) -> Checkpoint:
     except OSError as error:
         raise WeightError(f"{path}: cannot be read ({error.strerror or error}).") from None
     except (SafetensorError, ValueError, OverflowError, RuntimeError) as error:
-        raise WeightError(f"{path}: not a safetensors file ({_reason(error)}).") from None
+        raise WeightError(f"{path}: not a safetensors file ({error}).") from None
     if not tensors:
         raise WeightError(f"{path}: holds no tensors.")
     if facts.get("format") == packed.FORMAT:
@@ -215,10 +198,8 @@ def _mapping(path: Path, key: str, facts: Mapping[str, str]) -> dict[str, Any]:
 # ---- pickles ----
 
 
-def _open_pickle(path: Path, size: int) -> Checkpoint:
-    if zipfile.is_zipfile(path):
-        _check_archive(path, size)
-    content = _load(path)
+def _open_pickle(path: Path) -> Checkpoint:
+    content = read_pickle(path)
     if isinstance(content, StandIn):
         raise WeightError(_whole_network(path, content))
     if not isinstance(content, Mapping):
@@ -289,6 +270,8 @@ def _all_tensors(values: Mapping[Any, Any]) -> bool:
 def _only_tensors(path: Path, state: Mapping[Any, Any], key: str = "") -> dict[str, Tensor]:
     where = f"{path}, {key}" if key else str(path)
     wrong = [name for name, value in state.items() if not isinstance(name, str) or not isinstance(value, Tensor)]
+    if wrong and isinstance(state[wrong[0]], Unusual):
+        raise WeightError(f"{path}: {_short(wrong[0])} is not an ordinary dense tensor.")
     if wrong or not state:
         raise WeightError(f"{where}: {_short(wrong[0]) if wrong else 'nothing'} is no tensor; expected a state dict.")
     return dict(state)
@@ -315,42 +298,6 @@ def _preparation(values: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _load(path: Path) -> Any:
-    stand_ins: list[tuple[type, str]] = []
-    for _ in range(32):
-        try:
-            # timm's scripts save their arguments, a Namespace; what torch warns of is an error below, or of no account
-            with torch.serialization.safe_globals([argparse.Namespace, *stand_ins]), warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                return torch.load(path, map_location="cpu", weights_only=True)
-        except pickle.UnpicklingError as error:
-            if "Only persistent_load of storage" in str(
-                error
-            ):  # the old format writes the source of its class beside it
-                raise WeightError(_whole_network(path)) from None
-            if "Unsupported operand" in str(error):  # no pickle at all, or one of another kind
-                raise WeightError(f"{path}: cannot be read as a checkpoint (torch.save did not write it).") from None
-            unknown = _UNKNOWN.search(str(error))
-            name = unknown and (unknown[1] or unknown[2])
-            if not name or name in {n for _, n in stand_ins}:
-                raise WeightError(f"{path}: refused, {_reason(error)}") from None
-            stand_ins.append((type(name.rpartition(".")[2], (StandIn,), {}), name))
-        except Exception as error:  # a damaged or hostile file can raise anything
-            raise WeightError(f"{path}: cannot be read as a checkpoint ({_reason(error)})") from None
-    raise WeightError(f"{path}: refused, it names more than 32 unknown classes.")
-
-
-def _check_archive(path: Path, size: int) -> None:
-    """Refuse an archive whose records are longer than the file: torch would allocate what they claim."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            claimed = sum(record.file_size for record in archive.infolist())
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
-        raise WeightError(f"{path}: cannot be read as a checkpoint ({_reason(error)})") from None
-    if claimed > size:
-        raise WeightError(f"{path}: refused, its records claim {claimed:,} bytes and the file has {size:,}.")
-
-
 def _check_tensors(tensors: Mapping[str, Tensor], path: Path, size: int) -> None:
     """Refuse what is no array of numbers, or grows when it is copied: a few bytes may claim to be a huge tensor."""
     seen, total = set(), 0
@@ -367,10 +314,3 @@ def _check_tensors(tensors: Mapping[str, Tensor], path: Path, size: int) -> None
 def _short(name: object) -> str:
     text = str(name)
     return text if len(text) < 80 else f"{text[:80]}..."
-
-
-def _reason(error: BaseException) -> str:
-    """The line that says what is wrong, without torch's advice to load unsafely."""
-    text = str(error).rpartition("WeightsUnpickler error:")[2].partition(". Please use `torch.serialization")[0]
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return (lines or [type(error).__name__])[0][:300]

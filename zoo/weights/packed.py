@@ -41,6 +41,7 @@ PACKED = "model.packed.safetensors"
 FORMAT = "zoo-packed-2"
 EXPANSION = 256
 _START = b'{"__metadata__":{"format":"' + FORMAT.encode() + b'"'
+_LARGE, _EXPANSION_OF_LARGE = 256 << 20, 32  # a file of some MB must not become gigabytes
 _MOST_LOW = 24
 _LARGEST_TEXT = 4 << 20  # bytes of a header or plan
 _FIELDS = {
@@ -93,18 +94,19 @@ def pack(plain: bytes, path: str | Path = "file") -> bytes:
     raise WeightError(f"{path}: cannot be packed: its data has gaps, or its header is not the usual one.")
 
 
-def unpack(content: bytes, path: str | Path = "file") -> bytes:
+def unpack(content: bytes, path: str | Path = "file", size: int | None = None) -> bytes:
     """The plain safetensors file in a packed one; its sha256 is for the caller to compare.
 
     Args:
         content: The packed file.
         path: What errors call it.
+        size: Bytes of the plain file where they are known; nothing is allocated for a file of another size.
 
     Raises:
-        WeightError: If it is damaged, or would become larger than ``EXPANSION`` times its size.
+        WeightError: If it is damaged, of another size, or would become larger than ``EXPANSION`` times its size.
     """
     try:
-        return _read(content)
+        return _read(content, size)
     except WeightError as error:
         raise WeightError(f"{path}: not a packed weight file ({error}).") from None
     except Exception as error:  # JSON, safetensors and index errors of damaged bytes
@@ -208,7 +210,7 @@ class _Bytes:
         return self.content[self.at - size : self.at]
 
 
-def _read(content: bytes) -> bytes:
+def _read(content: bytes, size: int | None) -> bytes:
     if not is_packed(content):
         raise WeightError("it does not begin as one")
     pieces = {name: tensor.numpy() for name, tensor in load_tensors(content).items()}
@@ -220,11 +222,15 @@ def _read(content: bytes) -> bytes:
     sizes = [_count(entry["bytes"]) for entry in entries]
     start = 8 + len(header)
     total = start + sum(sizes)
-    if total > EXPANSION * len(content):
-        raise WeightError(f"it would become {total} bytes, more than {EXPANSION} times its size")
+    times = EXPANSION if total <= _LARGE else _EXPANSION_OF_LARGE
+    if total > times * len(content):
+        raise WeightError(f"it would become {total} bytes, more than {times} times its size")
+    if size is not None and total != size:
+        raise WeightError(f"it would become {total} bytes, and the weight has {size}")
     bits, rest = _Bytes(pieces["positions"]), _Bytes(pieces["rest"])
     top = _Bytes(np.frombuffer(_inflated(pieces["top"], total), np.uint8))
-    positions = [(_read_positions(entry, bits), entry["entries"]) for entry in plan["positions"]]
+    sets = [(entry, bits.take(_size_of_positions(entry))) for entry in plan["positions"]]
+    decoded: tuple[int, np.ndarray] = (-1, np.empty(0, np.int64))  # a mask and its weight, side by side, have the same
     whole = np.zeros(total, np.uint8)
     whole[:8] = np.frombuffer(len(header).to_bytes(8, "little"), np.uint8)
     whole[8:start] = np.frombuffer(header, np.uint8)
@@ -245,9 +251,12 @@ def _read(content: bytes) -> bytes:
         if form == "plain":
             part.view(f"<u{width}")[:] = _items(size // width, width, rest, top)
             continue
-        where, count = positions[_count(entry["at"])]
-        if count * width != size:
+        at = _count(entry["at"])
+        if _count(sets[at][0]["entries"]) * width != size:
             raise WeightError("positions do not fit their tensor")
+        if decoded[0] != at:
+            decoded = (at, _positions(*sets[at]))
+        where = decoded[1]
         part.view(f"<u{width}")[where] = 1 if form == "ones" else _items(where.size, width, rest, top)
     if any(piece.at != piece.content.size for piece in (bits, rest, top)):
         raise WeightError("a byte string is too long")
@@ -273,17 +282,28 @@ def _items(count: int, width: int, rest: _Bytes, top: _Bytes) -> np.ndarray:
     return items >> 1 | items << (8 * width - 1)
 
 
-def _read_positions(entry: dict[str, Any], bits: _Bytes) -> np.ndarray:
+def _size_of_positions(entry: dict[str, Any]) -> int:
+    """Bytes of a set's bits; nothing has been allocated for it yet."""
     entries = _count(entry["entries"])
     if entry["code"] == "bits":
-        return np.flatnonzero(np.unpackbits(bits.take(-(-entries // 8)), count=entries))
+        return -(-entries // 8)
     if entry["code"] != "rice":
         raise WeightError("positions have an unknown code")
     count, low = _count(entry["count"]), _count(entry["low"])
     if low >= _MOST_LOW:
         raise WeightError("a Rice code has too many lower bits")
-    lower = bits.take(-(-count * low // 8))
-    ends = np.flatnonzero(np.unpackbits(bits.take(_count(entry["high"]))))
+    if count > entries:
+        raise WeightError("a set has more positions than entries")
+    return -(-count * low // 8) + _count(entry["high"])
+
+
+def _positions(entry: dict[str, Any], bits: np.ndarray) -> np.ndarray:
+    entries = entry["entries"]
+    if entry["code"] == "bits":
+        return np.flatnonzero(np.unpackbits(bits, count=entries))
+    count, low = entry["count"], entry["low"]
+    lower, high = np.split(bits, [-(-count * low // 8)])
+    ends = np.flatnonzero(np.unpackbits(high))
     if ends.size != count:
         raise WeightError("a Rice code has another count")
     gaps = (np.diff(ends, prepend=-1) - 1) << low
