@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import zoo
+from zoo.training import checkpoint
 from zoo.weights.pickles import StandIn, read_pickle
 
 P, G = pickle.PROTO + b"\x02", b"c"
@@ -198,3 +199,27 @@ def test_attributes_set_by_one_file_do_not_reach_the_next(tmp_path):
             read_pickle(path)
     assert torch.equal(read_pickle(archive(tmp_path / "good", tensor(4, 4)))["a.weight"], torch.zeros(4))
     assert "__defaults__" not in vars(StandIn)
+
+
+def test_a_run_goes_on_from_what_it_saved_to_the_bit(tmp_path):
+    """Whatever bit of a run's checkpoint flips, wherever it is cut: it is refused; torch itself can still read it."""
+    path, draw = tmp_path / "checkpoint.pt", random.Random(0)
+    checkpoint.save({"model": {"a": torch.randn(30)}, "epoch": 3, "step": 0}, path)
+    good = path.read_bytes()
+    assert torch.equal(torch.load(path, weights_only=True)["model"]["a"], checkpoint.load(path)["model"]["a"])
+    damaged = [bytearray(good) for _ in range(200)]
+    for content in damaged:
+        content[draw.randrange(len(good))] ^= 1 << draw.randrange(8)
+    for content in (*damaged, good[:-1], good[: len(good) // 2], good + b"\0", b""):
+        path.write_bytes(content)
+        with pytest.raises(zoo.ZooError, match=r"checkpoint\.pt: ") as caught:
+            checkpoint.load(path)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("wrong", [{"epoch": -5}, {"epoch": True}, {"epoch": 1.5}, {"step": -1}, {"step": None}])
+def test_impossible_epochs_are_refused(tmp_path, wrong):
+    path = tmp_path / "checkpoint.pt"
+    torch.save({"model": {"a": torch.ones(1)}, "epoch": 1, "step": 0} | wrong, path)
+    with pytest.raises(zoo.ZooError, match="not a checkpoint of zoo train"):
+        checkpoint.load(path)

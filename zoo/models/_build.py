@@ -112,9 +112,7 @@ def build_model(
         for key in expected.keys() - state.keys():
             if key.endswith(".num_batches_tracked"):  # files of old versions of torch lack it
                 state[key] = torch.tensor(0)
-        if any(
-            tensor.is_complex() for tensor in state.values()
-        ):  # torch drops imaginary parts
+        if any(tensor.is_complex() for tensor in state.values()):  # torch drops imaginary parts
             raise WeightError(f"{variant}: the file has complex tensors, which no network here has.")
         problems = differences(
             {key: tensor for key, tensor in expected.items() if not _is_part(key, free)},

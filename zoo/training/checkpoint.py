@@ -3,6 +3,7 @@
 Image networks and language models share this module.
 """
 
+import hashlib
 import io
 import logging
 import os
@@ -20,6 +21,7 @@ from ..checkpoints import run_progress
 from ..errors import ZooError
 from ..files import write_atomically
 from ..version import __version__
+from ..weights.pickles import read_pickle
 
 FREE = ("checkpoint_every", "workers")
 """Keys of a recipe that may change between the parts of a run, for they do not change its result."""
@@ -168,7 +170,33 @@ def save(state: Mapping[str, Any], path: Path) -> None:
             )
     buffer = io.BytesIO()
     torch.save(dict(state), buffer)
-    write(buffer.getbuffer(), path)
+    write(_sealed(buffer.getvalue()), path)
+
+
+_SEAL = b"sha256 "
+_END = 2 + len(_SEAL) + 64  # of an archive: the length of its comment, and the comment
+
+
+def _sealed(archive: bytes) -> bytes:
+    """An archive of torch.save with the sha256 of its bytes as its comment; it remains one that torch can load."""
+    return archive[:-2] + _comment(hashlib.sha256(archive).hexdigest())
+
+
+def _comment(sha256: str) -> bytes:
+    return (len(_SEAL) + 64).to_bytes(2, "little") + _SEAL + sha256.encode()
+
+
+def _check_seal(path: Path) -> None:
+    with open(path, "rb") as file:
+        content = file.read()
+    if content[-22:-18] == b"PK\5\6" and content.endswith(b"\0\0"):
+        return  # an archive without a comment, of an older version; its records have checksums
+    archive = hashlib.sha256(memoryview(content)[:-_END])
+    archive.update(b"\0\0")
+    if content[-_END:] != _comment(archive.hexdigest()):
+        raise ZooError(
+            f"{path}: not a checkpoint of zoo train, or damaged: its sha256 is not the one it was saved with."
+        )
 
 
 def write(content: bytes | memoryview, path: Path) -> None:
@@ -208,17 +236,22 @@ def occupied(folder: Path) -> ZooError:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Read a run's checkpoint, on the CPU; nothing in it is executed.
+    """Read a run's checkpoint, on the CPU; nothing in it is executed, and it is what was saved, to the bit.
 
     Raises:
-        ZooError: If it is no such file.
+        ZooError: If it is no such file, is damaged, or says that it is at an impossible epoch or step.
     """
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged archive can raise anything
-        raise ZooError(f"{path}: not a checkpoint ({str(error).splitlines()[0]}).") from None
+        _check_seal(path)
+    except OSError as error:
+        raise ZooError(f"{path}: cannot be read ({error.strerror or error}).") from None
+    state = read_pickle(path)
     if not isinstance(state, dict) or not isinstance(state.get("model"), dict):
         raise ZooError(f"{path}: not a checkpoint of zoo train.")
+    for key in ("epoch", "step"):
+        value = state.get(key)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+            raise ZooError(f"{path}: not a checkpoint of zoo train (its {key} is {str(value)[:40]!r}).")
     return state
 
 
