@@ -8,7 +8,7 @@ from typing import Any
 
 from ..data import get_dataset
 from ..errors import UnknownNameError, ZooError
-from ..extras import require
+from ..settings import read_yaml
 from ..suggest import close_names, did_you_mean
 from .values import check_ranges, typed
 
@@ -308,15 +308,14 @@ def _is_path(name: str | Path) -> bool:
 
 def _read(path: Path, name: str, task: str, above: tuple[Path, ...]) -> tuple[Path, dict[str, Any]]:
     """Read a file and its bases; ``above`` are the files that led here."""
-    yaml = require("yaml", "train")
     if not path.is_file():
         hint = did_you_mean(name, recipe_names(task or None), "See: zoo recipes")
         what, where = f"{task} recipe" if task else "recipe", f"{above[-1]}: the base is missing. " if above else ""
         raise UnknownNameError(f"{where}No {what} {name!r}. {hint}")
     try:
-        values = yaml.load(path.read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # ten times as fast
-    except yaml.YAMLError as error:
-        raise ZooError(f"{path}: not a YAML file ({' '.join(str(error).split())}).") from None
+        values = read_yaml(path.read_text(encoding="utf-8"), path)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ZooError(f"{path}: cannot be read ({error}).") from None
     if not isinstance(values, dict):
         raise ZooError(f"{path}: a recipe is a mapping of keys to values.")
     base = values.pop("base", None)
