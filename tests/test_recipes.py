@@ -248,3 +248,16 @@ def test_what_ships_names_true_twins_and_staging_records_them():
     assert facts["epochs"] == load_recipe("wrn_16_1_c10").epochs
     assert facts["remark"].startswith("The paper has no network this small")
     assert "twins" not in comparison(load_recipe("wrn_16_1_c10"), "wrn_16_1_c10", weights())
+
+
+def test_a_recipe_is_what_it_says_and_no_more(tmp_path):
+    """Aliases that stand for 9**10 values, deep nesting, impossible dates: one line at once."""
+    levels = "abcdefghijk"
+    text = "a: &a [x]\n" + "".join(
+        f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]\n" for a, b in zip(levels, levels[1:], strict=False)
+    )
+    for content in (text, "a: *b", "a: " + "[" * 100_000, "a: 2026-99-99", "a: &a [*a]", "a: " + "x" * (2 << 20)):
+        (tmp_path / "r.yaml").write_text(content)
+        with pytest.raises(zoo.ZooError, match=r"r\.yaml: ") as caught:
+            load_recipe(tmp_path / "r.yaml")
+        assert "\n" not in str(caught.value)

@@ -6,7 +6,6 @@ from typing import Any
 from .errors import ZooError
 from .extras import require
 
-
 _LARGEST = 1 << 20  # characters
 
 
