@@ -1,6 +1,7 @@
 """Recipes: bases and differences, and every one that ships can be run."""
 
 import functools
+import itertools
 import json
 import math
 import re
@@ -253,9 +254,7 @@ def test_what_ships_names_true_twins_and_staging_records_them():
 def test_a_recipe_is_what_it_says_and_no_more(tmp_path):
     """Aliases that stand for 9**10 values, deep nesting, impossible dates: one line at once."""
     levels = "abcdefghijk"
-    text = "a: &a [x]\n" + "".join(
-        f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]\n" for a, b in zip(levels, levels[1:], strict=False)
-    )
+    text = "a: &a [x]\n" + "".join(f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]\n" for a, b in itertools.pairwise(levels))
     for content in (text, "a: *b", "a: " + "[" * 100_000, "a: 2026-99-99", "a: &a [*a]", "a: " + "x" * (2 << 20)):
         (tmp_path / "r.yaml").write_text(content)
         with pytest.raises(zoo.ZooError, match=r"r\.yaml: ") as caught:
