@@ -19,6 +19,7 @@ import zoo
 from conftest import ROOT
 from zoo.cli import main
 from zoo.weights.convert import safetensors_bytes
+from zoo.weights.importers import read_checkpoint
 from zoo.weights.load import read_verified
 from zoo.weights.manifest import weights
 from zoo.weights.packed import EXPANSION, FORMAT, PACKED, is_packed, pack, unpack
@@ -318,6 +319,12 @@ def test_fuzz():
     print(f"{tally['read'] + tally['refused']} cases: {tally}")
     assert tally["read"] + tally["refused"] >= CASES
     assert tally["MiB"] < 200
+
+
+def test_a_packed_file_is_a_checkpoint_too():
+    path = ROOT / "hub/sparse_wrn_16_2.zoo_dsr_s90_c10"
+    plain, packed = (read_checkpoint(path / name) for name in ("model.safetensors", PACKED))
+    assert plain.keys() == packed.keys() and all(torch.equal(plain[key], packed[key]) for key in plain)
 
 
 def test_sizes_are_compared_before_anything_is_made(tmp_path):

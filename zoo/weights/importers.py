@@ -81,7 +81,7 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         raise WeightError(f"{path}: cannot be read ({error.strerror or error}).") from None
     is_safetensors = start[8:] == b"{" or path.suffix == ".safetensors"
     checkpoint = (_open_safetensors if is_safetensors else _open_pickle)(path)
-    _check_tensors(checkpoint.tensors, path, size)
+    _check_tensors(checkpoint.tensors, path, None if is_safetensors else size)
     return checkpoint if checkpoint.architecture or checkpoint.preparation else _with_config(checkpoint, path)
 
 
@@ -298,8 +298,8 @@ def _preparation(values: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _check_tensors(tensors: Mapping[str, Tensor], path: Path, size: int) -> None:
-    """Refuse what is no array of numbers, or grows when it is copied: a few bytes may claim to be a huge tensor."""
+def _check_tensors(tensors: Mapping[str, Tensor], path: Path, size: int | None) -> None:
+    """Refuse what is no array of numbers or, in a pickle of ``size`` bytes, grows when it is copied."""
     seen, total = set(), 0
     for name, tensor in tensors.items():
         if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta or tensor.is_complex():
@@ -307,7 +307,7 @@ def _check_tensors(tensors: Mapping[str, Tensor], path: Path, size: int) -> None
         place = (tensor.data_ptr(), tensor.shape, tensor.stride())
         total += 0 if place in seen else tensor.nbytes  # the same tensor under two names is usual
         seen.add(place)
-    if total > 2 * size:
+    if size is not None and total > 2 * size:
         raise WeightError(f"{path}: refused, its tensors claim {total:,} bytes and the file has {size:,}.")
 
 
