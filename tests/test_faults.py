@@ -334,8 +334,8 @@ def test_sources_are_tried_in_order_and_each_failure_is_named(entries, monkeypat
 def test_warm_loads_make_no_request_and_hash_once(world, monkeypatch):
     """Counted: requests, and calls that read the whole file to hash it."""
     hashed = []
-    whole = hash_cache.sha256_of_open
-    monkeypatch.setattr(hash_cache, "sha256_of_open", lambda file: hashed.append(Path(file.name)) or whole(file))
+    whole = hash_cache.sha256_of
+    monkeypatch.setattr(hash_cache, "sha256_of", lambda file: hashed.append(Path(file.name)) or whole(file))
     fetch(SMALL)
     assert len(world.server.requests) == 1
     assert fetch(SMALL).kind == "cache"

@@ -187,8 +187,8 @@ def test_the_age_is_that_before_hashing(remembered, monkeypatch):
     """A hash that takes longer than the clock stands still proves nothing about a file that was young before."""
     path, cache = remembered
     monkeypatch.setattr(hash_cache, "_GRAIN_NS", 10**9)
-    whole = hash_cache.sha256_of_open
-    monkeypatch.setattr(hash_cache, "sha256_of_open", lambda file: (time.sleep(1.1), whole(file))[1])
+    whole = hash_cache.sha256_of
+    monkeypatch.setattr(hash_cache, "sha256_of", lambda file: (time.sleep(1.1), whole(file))[1])
     assert known_sha256(path, cache) == SHA256
     assert not (cache / "hashes").exists()
     assert known_sha256(path, cache) == SHA256

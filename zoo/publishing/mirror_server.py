@@ -21,7 +21,7 @@ from .mirror import description, read_index
 _LARGEST_QUESTION = 1 << 20  # bytes of a posted body
 _MOST = 128  # connections at a time, fewer where a process may open fewer files
 _PATIENCE = 20.0  # seconds that a connection may stay without a whole request, or without taking the next block
-_SPARED = 0.5  # seconds before a connection may be closed to make place for another
+_SPARED = 0.25  # seconds before a connection may be closed to make place for another
 _BLOCK = 1 << 16
 
 
@@ -130,7 +130,8 @@ def _descriptors() -> int:
         import resource
     except ImportError:  # Windows
         return 512
-    return max(24, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return 1 << 20 if limit == resource.RLIM_INFINITY else max(24, limit)
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -23,7 +23,7 @@ from ..errors import WeightError
 from ..files import open_file, write_atomically
 from .paths import cache_folder
 from .trusted import SHA256, key, read_record
-from .verify import other_size, sha256_of_open
+from .verify import other_size, sha256_of
 
 _GRAIN_NS = 2_000_000_000  # coarsest clock of a file system in use; a younger file could change again unseen
 _SMALL = 8 << 20  # bytes; hashed in some milliseconds
@@ -65,7 +65,7 @@ def hash_and_remember(path: Path, file: BinaryIO, cache_dir: str | Path | None =
     with contextlib.suppress(OSError):
         os.fsync(file.fileno())  # what is written through a memory map from now on moves the change time again
     before, began = file_stamp(file), time.time_ns()
-    found = sha256_of_open(file)
+    found = sha256_of(file)
     old = began - max(before[1:3]) >= _GRAIN_NS
     if old and before[0] > _SMALL and not _always() and file_stamp(file) == before:
         record = {"path": str(path.absolute()), "stamp": before, "sha256": found}
@@ -74,9 +74,16 @@ def hash_and_remember(path: Path, file: BinaryIO, cache_dir: str | Path | None =
     return found
 
 
-def file_stamp(file: BinaryIO) -> list[int]:
-    """Size in bytes, modification and change time in nanoseconds, inode and device: one differs if the content does."""
-    found = os.fstat(file.fileno())
+def file_stamp(file: BinaryIO | Path | int) -> list[int]:
+    """Size in bytes, modification and change time in nanoseconds, inode and device: one differs if the content does.
+
+    Args:
+        file: Open file, path or descriptor.
+
+    Raises:
+        OSError: If there is no such file.
+    """
+    found = os.stat(file if isinstance(file, Path | int) else file.fileno())  # noqa: PTH116 (may be no path)
     return [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino, found.st_dev]
 
 

@@ -13,14 +13,11 @@ from ..errors import HashMismatchError, WeightError
 from ..files import open_file
 
 
-def sha256_of(path: Path) -> str:
-    """The sha256 of a file, as 64 hexadecimal digits."""
-    with open_file(path) as file:
-        return sha256_of_open(file)
-
-
-def sha256_of_open(file: BinaryIO) -> str:
-    """The sha256 of an open file, from where it stands to its end."""
+def sha256_of(file: Path | BinaryIO) -> str:
+    """The sha256 of a file, or of an open one from where it stands to its end, as 64 hexadecimal digits."""
+    if isinstance(file, Path):
+        with open_file(file) as opened:
+            return sha256_of(opened)
     digest = hashlib.sha256()
     while block := file.read(1 << 20):
         digest.update(block)
