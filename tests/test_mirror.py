@@ -298,7 +298,7 @@ def test_half_sent_requests_keep_nobody_out(folder, monkeypatch):
     """Twice as many as there are places, each with half a request; then a real client."""
     monkeypatch.setattr(mirror_server, "_descriptors", lambda: 96)
     monkeypatch.setattr(mirror_server, "_SPARED", 0.2)
-    monkeypatch.setattr(mirror_server, "_PATIENCE", 2.0)
+    monkeypatch.setattr(mirror_server, "_PATIENCE", 1.0)
     with serving(Watched(folder, "127.0.0.1", 0)) as server, contextlib.ExitStack() as stack:
         for _ in range(2 * server.most):
             connection = stack.enter_context(socket.create_connection(server.server_address))

@@ -242,7 +242,7 @@ def _plain(archive: zipfile.ZipFile, index: dict[str, Any], path: Path, name: st
     member = f"{name}/{PACKED}"
     content = archive.read(member)
     _compare(f"{path.name}: {member}", index["files"][member]["sha256"], hashlib.sha256(content).hexdigest())
-    plain = unpack(content, f"{path.name}: {member}")
+    plain = unpack(content, f"{path.name}: {member}", weights().get(name, {}).get("size"))
     _compare(f"{path.name}: {member}, unpacked", index["weights"][name]["sha256"], hashlib.sha256(plain).hexdigest())
     return plain
 

@@ -299,7 +299,7 @@ def read_packed(path: Path, entry: dict[str, Any]) -> bytes:
     found = found or hashlib.sha256(content).hexdigest()
     if found != expected["sha256"]:
         raise mismatch(path, expected["sha256"], found)
-    plain = unpack(content, path)
+    plain = unpack(content, path, entry["size"])
     found = hashlib.sha256(plain).hexdigest()
     if found != entry["sha256"]:
         raise mismatch(f"{path}, unpacked", entry["sha256"], found)
