@@ -1,4 +1,4 @@
-"""docs/add_a_family.md, followed file by file in a copy of the repository, through a staged weight and out again."""
+"""What newcomers follow: docs/add_a_family.md, file by file in a copy and out again, and the tour of the commands."""
 
 import gzip
 import json
@@ -105,3 +105,21 @@ def test_the_page_leads_to_a_weight_and_back(copy):
     del content["weights"][NAME], content["papers"]["zero_sum"]
     (home / "weights_manifest.json").write_text(json.dumps(content, indent=2) + "\n")
     assert content == json.loads((ROOT / "weights_manifest.json").read_text())
+
+
+def test_the_tour_comes_to_its_end(tmp_path):
+    """One's own run stopped, gone on with, measured, used, exported and passed on, in the order of the README."""
+    run = subprocess.run(
+        [sys.executable, ROOT / "scripts/tour.py", tmp_path / "tour"],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert run.returncode == 0, f"{run.stdout[-2000:]}\n{run.stderr[-2000:]}"
+    said = run.stdout
+    for line in ("stopped by --budget: 0 of 2 epochs", "finished: 2 of 2 epochs", "0 wrong"):
+        assert line in said, line
+    figures = re.findall(r"fashion-mnist +([\d.]+) .* 1000 ", said)
+    assert len(figures) == 3 and len(set(figures)) == 1, "the run, its checkpoint and its export are one network"
