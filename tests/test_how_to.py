@@ -121,5 +121,5 @@ def test_the_tour_comes_to_its_end(tmp_path):
     said = run.stdout
     for line in ("stopped by --budget: 0 of 2 epochs", "finished: 2 of 2 epochs", "0 wrong"):
         assert line in said, line
-    figures = re.findall(r"fashion-mnist +([\d.]+) .* 1000 ", said)
+    figures = re.findall(r"fashion-mnist +([\d.]+) +[\d.]+ +1000 ", said)
     assert len(figures) == 3 and len(set(figures)) == 1, "the run, its checkpoint and its export are one network"
