@@ -13,9 +13,12 @@ import torch
 from safetensors.torch import load_file, save
 
 import zoo
+from zoo.publishing.bundle import install_bundle
 from zoo.weights import hash_cache
 from zoo.weights.hash_cache import known_sha256
+from zoo.weights.importers import read_checkpoint
 from zoo.weights.load import map_verified, read_verified
+from zoo.weights.pickles import read_pickle
 
 GOOD, BAD = (save({"a": torch.full((30_000,), value)}) for value in (1.0, 2.0))
 SHA256 = hashlib.sha256(GOOD).hexdigest()
@@ -200,8 +203,9 @@ def test_the_age_is_that_before_hashing(remembered, monkeypatch):
 def test_only_regular_files_are_opened(tmp_path, kind):
     path = tmp_path / "x"
     {"pipe": os.mkfifo, "device": lambda p: p.symlink_to("/dev/zero"), "folder": os.mkdir}[kind](path)
-    for load in (read_verified, map_verified, lambda p, sha256: known_sha256(p)):
-        with pytest.raises(zoo.WeightError, match="cannot be read"):
+    loads = (read_verified, map_verified, lambda p, _: known_sha256(p), lambda p, _: read_checkpoint(p))
+    for load in (*loads, lambda p, _: read_pickle(p), lambda p, _: install_bundle(p)):
+        with pytest.raises(zoo.WeightError, match=r"cannot be read|regular file|[Ii]s a dir"):
             load(path, SHA256)
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from .data.catalog import DATASETS, Dataset
 from .errors import DataError, UnknownNameError, WeightError, ZooError
-from .files import is_file, write_atomically
+from .files import LARGEST_TEXT, is_file, read_file, write_atomically
 from .makers.registered import check_registered
 from .models import load_reference
 from .models._reference import differences
@@ -156,7 +156,7 @@ def run_recipe(folder: Path) -> dict[str, Any]:
         WeightError: If the folder is not that of a run.
     """
     try:
-        values = json.loads((folder / "recipe.json").read_text(encoding="utf-8"))
+        values = json.loads(read_file(folder / "recipe.json", LARGEST_TEXT))
     except FileNotFoundError:
         raise WeightError(f"{folder}: not the folder of a run of zoo train: recipe.json is missing.") from None
     except (OSError, ValueError, RecursionError) as error:
@@ -211,7 +211,7 @@ def _load_saved(folder: Path) -> Named:
         raise WeightError(f"{folder}: no run of zoo train (no checkpoint.pt) and no saved network ({wanted}).")
     notes: tuple[str, ...] = ()
     try:
-        values = json.loads(config.read_text(encoding="utf-8"))
+        values = json.loads(read_file(config, LARGEST_TEXT))
         arch = values["architecture"]
         if not isinstance(arch, str) or not timm.is_model(arch):
             raise WeightError(f"{config}: there is no architecture {arch!r}.")

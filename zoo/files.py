@@ -11,6 +11,9 @@ from typing import BinaryIO
 from .errors import WeightError
 from .errors import printable as printable  # where paths are printed it is wanted without the errors
 
+LARGEST_TEXT = 16 << 20
+"""Bytes of a configuration, recipe or record of anybody's."""
+
 _OPEN = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 

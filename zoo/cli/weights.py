@@ -12,7 +12,7 @@ from ..data.catalog import DATASETS
 from ..errors import WeightError, ZooError
 from ..evaluation.measure import measure_again
 from ..evaluation.results import table
-from ..files import write_atomically
+from ..files import read_file, write_atomically
 from ..weights.audit import audit
 from ..weights.fetch import fetch, fetch_address
 from ..weights.manifest import full_name, warm_starts, weights
@@ -134,7 +134,7 @@ def _folders(words: list[str]) -> dict[str, str]:
 
 def _pack(options: argparse.Namespace) -> None:
     try:
-        content = Path(options.file).read_bytes()
+        content = read_file(options.file, 16 << 30)
         if options.unpack != is_packed(content):
             form = "is no packed file" if options.unpack else "is packed already; unpack it with --unpack"
             raise WeightError(f"{options.file}: {form}.")

@@ -6,6 +6,7 @@ stand-ins: their code is neither imported nor run, and what they held is thrown 
 
 import argparse
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from ..data.catalog import DATASETS
 from ..errors import WeightError
+from ..files import LARGEST_TEXT, open_file, read_file
 from . import packed
 from .pickles import StandIn, Unusual, read_pickle
 from .verify import parse
@@ -72,9 +74,8 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     """
     path = Path(path)
     try:
-        size = path.stat().st_size
-        with open(path, "rb") as file:
-            start = file.read(9)
+        with open_file(path) as file:
+            size, start = os.fstat(file.fileno()).st_size, file.read(9)
     except FileNotFoundError:
         raise WeightError(f"No such file: {path}") from None
     except OSError as error:
@@ -152,7 +153,7 @@ def _open_safetensors(path: Path) -> Checkpoint:
     if not tensors:
         raise WeightError(f"{path}: holds no tensors.")
     if facts.get("format") == packed.FORMAT:
-        tensors = parse(packed.unpack(path.read_bytes(), path), path)
+        tensors = parse(packed.unpack(read_file(path, path.stat().st_size), path), path)
     if "architecture" not in facts:
         said = {key: _as_value(facts[key]) for key in _PREPARATION if key in facts}  # as zoo export writes it
         return Checkpoint(tensors, architecture=facts.get("arch", ""), preparation=_preparation(said))
@@ -170,7 +171,7 @@ def _with_config(checkpoint: Checkpoint, path: Path) -> Checkpoint:
     if path.name not in ("model.safetensors", "pytorch_model.bin"):
         return checkpoint
     try:
-        config = json.loads((path.parent / "config.json").read_text(encoding="utf-8"))
+        config = json.loads(read_file(path.parent / "config.json", LARGEST_TEXT))
         arch, arguments, cfg = (config.get(key) for key in ("architecture", "model_args", "pretrained_cfg"))
     except (OSError, ValueError, AttributeError, RecursionError):
         return checkpoint
@@ -235,7 +236,7 @@ def _recipe(path: Path, content: Mapping[Any, Any]) -> dict[str, Any]:
     recipe = identity.get("recipe") if isinstance(identity, dict) else None
     if recipe is None and {"model", "epoch", "step"} <= content.keys():  # the file of the best epoch says no more
         try:
-            recipe = json.loads((path.parent / "recipe.json").read_text(encoding="utf-8"))
+            recipe = json.loads(read_file(path.parent / "recipe.json", LARGEST_TEXT))
         except (OSError, ValueError, RecursionError):
             return {}
     return recipe if isinstance(recipe, dict) and isinstance(recipe.get("weight"), str) else {}

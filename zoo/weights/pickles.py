@@ -9,6 +9,7 @@ they make is counted against the size of the file, and the CRC-32 that ``torch.s
 import argparse
 import builtins
 import collections
+import os
 import pickle
 import struct
 import zipfile
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor
 
 from ..errors import WeightError
+from ..files import open_file
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _ALLOWANCE = 64 << 20
@@ -84,11 +86,13 @@ def read_pickle(path: Path) -> Any:
             holds.
     """
     try:
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                return _read_archive(archive, path.stat().st_size)
-        with open(path, "rb") as file:
-            return _read_legacy(file, path.stat().st_size)
+        with open_file(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            if zipfile.is_zipfile(file):
+                with zipfile.ZipFile(file) as archive:
+                    return _read_archive(archive, size)
+            file.seek(0)
+            return _read_legacy(file, size)
     except _Refused as error:
         raise WeightError(f"{path}: refused, {error}.") from None
     except WeightError as error:
