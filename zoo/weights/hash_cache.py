@@ -62,12 +62,13 @@ def hash_and_remember(path: Path, file: BinaryIO, cache_dir: str | Path | None =
     Raises:
         OSError: If it cannot be read.
     """
+    if file_stamp(file)[0] <= _SMALL or _always():
+        return sha256_of(file)
     with contextlib.suppress(OSError):
         os.fsync(file.fileno())  # what is written through a memory map from now on moves the change time again
     before, began = file_stamp(file), time.time_ns()
     found = sha256_of(file)
-    old = began - max(before[1:3]) >= _GRAIN_NS
-    if old and before[0] > _SMALL and not _always() and file_stamp(file) == before:
+    if began - max(before[1:3]) >= _GRAIN_NS and file_stamp(file) == before:
         record = {"path": str(path.absolute()), "stamp": before, "sha256": found}
         with contextlib.suppress(OSError, WeightError):  # where nothing can be written, it is hashed again next time
             write_atomically(json.dumps(record).encode(), _record(path, cache_dir))
