@@ -5,7 +5,6 @@ no new commit, so a run that was stopped, wherever that was, is simply repeated.
 manifest when the Hub itself has answered with the commit and with the right sha256 of the file in it, and not before.
 """
 
-import copy
 import json
 import re
 import tempfile
@@ -21,7 +20,7 @@ from ..version import __version__
 from ..weights.card import model_card
 from ..weights.fetch import fetch
 from ..weights.manifest import facts
-from ..weights.manifest_check import check_manifest
+from ..weights.manifest_change import changing
 from ..weights.network_settings import failed_hub_call, refuse_odd_token
 from ..weights.paths import manifest_file
 from ..weights.verify import mismatch
@@ -211,18 +210,25 @@ def _publish(repository: Repository, api: "HfApi") -> Published:
 
     repo, expected = repository.repo, repository.sizes[MODEL]["sha256"]
     api.create_repo(repo, exist_ok=True)
-    before = api.model_info(repo).sha
     operations = [
         CommitOperationAdd(file, content if isinstance(content, bytes) else str(content))
         for file, content in repository.files.items()
     ]
-    commit = api.create_commit(
-        repo,
-        operations,
-        commit_message=f"{repository.name}, sha256 {expected[:16]}",
-        commit_description=f"zoo publish, repara-zoo {__version__}",
-        parent_commit=before,
-    )
+    for attempt in range(5):
+        before = api.model_info(repo).sha
+        try:
+            commit = api.create_commit(
+                repo,
+                operations,
+                commit_message=f"{repository.name}, sha256 {expected[:16]}",
+                commit_description=f"zoo publish, repara-zoo {__version__}",
+                parent_commit=before,
+            )
+            break
+        except Exception as error:  # of the client
+            # somebody else's commit came in between: if it is the same, the next attempt finds nothing to change
+            if _status(error) != 412 or attempt == 4:
+                raise
     # asked anew: only what the Hub itself says about this commit goes into the manifest
     held = {file.path: file for file in api.get_paths_info(repo, list(repository.files), revision=commit.oid)}
     missing = sorted(repository.files.keys() - held.keys())
@@ -241,32 +247,34 @@ def _publish(repository: Repository, api: "HfApi") -> Published:
 
 
 def _record(published: Published, path: Path) -> None:
-    """Enter a commit in the manifest, which is read anew: others may have written to it meanwhile."""
+    """Enter a commit in the manifest as it is now: others may have written to it meanwhile."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        changed = copy.deepcopy(content)
-        entry = changed["weights"][published.name]
-        hub = {"kind": "hub", "repo": published.repo, "revision": published.revision, "file": MODEL}
-        others = [s for s in entry["sources"] if s["kind"] != "hub"]
-        after = 1 + max((i for i, s in enumerate(others) if s["kind"] == "staged"), default=-1)
-        entry["sources"] = [*others[:after], hub, *others[after:]]
-        changed["hub"] = {"namespace": published.repo.split("/")[0]}
-        if changed != content:
-            check_manifest(changed, path)
-            write_atomically((json.dumps(changed, indent=2) + "\n").encode(), path)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        with changing(path) as content:
+            entry = content["weights"][published.name]
+            hub = {"kind": "hub", "repo": published.repo, "revision": published.revision, "file": MODEL}
+            others = [s for s in entry["sources"] if s["kind"] != "hub"]
+            after = 1 + max((i for i, s in enumerate(others) if s["kind"] == "staged"), default=-1)
+            entry["sources"] = [*others[:after], hub, *others[after:]]
+            content["hub"] = {"namespace": published.repo.split("/")[0]}
+    except (ZooError, ValueError, KeyError, TypeError) as error:
         raise ZooError(
             f"{path}: {published.repo} is on the Hub at {published.revision}, but that could not be entered in the "
             f"manifest ({error}). Make the file writable and run the command again; nothing is uploaded twice."
         ) from None
 
 
+def _status(error: BaseException | None) -> int | None:
+    """The Hub's answer that an error is about."""
+    status = None
+    while error is not None and status is None:  # the client wraps the answer to an upload in an error of its own
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        error = error.__cause__
+    return status
+
+
 def _reason(error: BaseException, repository: Repository, endpoint: str) -> str:
     """What went wrong, and what to do about it."""
-    status, cause = None, error
-    while cause is not None and status is None:  # the client wraps the answer to an upload in an error of its own
-        status = getattr(getattr(cause, "response", None), "status_code", None)
-        cause = cause.__cause__
+    status = _status(error)
     if status == 401:
         return "the Hub does not accept the token (401). Make a new one with write access and set HF_TOKEN to it."
     if status == 403:

@@ -4,7 +4,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,8 @@ from ..makers.masked import MaskedWeight
 from ..models._reference import differences
 from ..registry import family_of
 from ..reparam import count_parameters
-from ..weights.manifest import manifest, paper_of, paper_url, warm_starts
+from ..weights.manifest import paper_of, paper_url, warm_starts
+from ..weights.manifest_change import read_manifest
 from ..weights.manifest_check import check_manifest, problem_of_entry
 from . import checkpoint
 from .comparison import comparison
@@ -50,6 +51,7 @@ class Plan:
         entry: The manifest entry, with figures of no meaning where only measuring and writing give them.
         runs: Seed and network of the runs with other seeds.
         images: The first test images, prepared; None for folders of photographs.
+        check: Refuses a manifest in which the name stands for another weight.
     """
 
     recipe: Recipe
@@ -58,6 +60,12 @@ class Plan:
     entry: dict[str, Any]
     runs: list[tuple[int, nn.Module]]
     images: Tensor | None
+    check: Callable[[dict[str, Any]], object]
+
+    def enter(self, content: dict[str, Any], entry: dict[str, Any]) -> None:
+        """Put the finished entry into the manifest as it is now, unless somebody has taken its name meanwhile."""
+        self.check(content)
+        content.update(_entered(content, self.recipe.weight, entry))
 
 
 def plan(
@@ -72,7 +80,7 @@ def plan(
     trained_by: str,
 ) -> Plan:
     """Check all that can be checked without measuring; arguments and errors as :func:`.stage.stage`."""
-    content = _read(manifest_file)
+    content = read_manifest(manifest_file)
     wanted = load_recipe(recipe_name) if recipe_name else None
     recipe, state = read_run(run, wanted)
     others = [read_run(seed, recipe, ("seed",)) for seed in seeds]
@@ -92,13 +100,15 @@ def plan(
         "sources": [{"kind": "staged", "path": f"{name}/model.safetensors", "embedded": embedded}],
     }
     entry |= {"model_args": recipe.model_args} if recipe.model_args else {}
-    with_entry(manifest_file, name, entry)
+    if problem := problem_of_entry(name, entry, content["papers"]):
+        raise ZooError(f"{name} cannot be staged: {problem}.")
+    check_manifest(_entered(content, name, entry), manifest_file)
     images = _some_images(recipe, data)
     place = next(folder for folder in (hub, *hub.absolute().parents) if folder.exists())
     for folder in (place, manifest_file.parent):
         if not os.access(folder, os.W_OK):
             raise ZooError(f"{folder}: cannot be written, and staging does so. Set ZOO_HUB to a folder of yours.")
-    return Plan(recipe, state, model, entry, runs, images)
+    return Plan(recipe, state, model, entry, runs, images, lambda now: _check_name(run, recipe, shipped, who, now))
 
 
 def _shipping(recipe: Recipe, recipe_name: str = "") -> str:
@@ -155,23 +165,9 @@ def _check_seeds(recipe: Recipe, others: list[int], before: dict[str, Any] | Non
         raise ZooError(f"{recipe.weight} is staged with the seeds {', '.join(map(str, lost))} too: name their runs.")
 
 
-def with_entry(manifest_file: Path, name: str, entry: dict[str, Any]) -> dict[str, Any]:
-    """The manifest, read anew since others may have written to it, with one more entry; it follows its schema."""
-    content = _read(manifest_file)
-    content = {**content, "weights": in_order({**content["weights"], name: entry})}
-    if problem := problem_of_entry(name, entry, content["papers"]):
-        raise ZooError(f"{name} cannot be staged: {problem}.")
-    check_manifest(content, manifest_file)
-    return content
-
-
-def _read(manifest_file: Path) -> dict[str, Any]:
-    if not manifest_file.is_file():
-        return manifest()
-    try:
-        return json.loads(manifest_file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ZooError(f"{manifest_file}: the manifest cannot be read ({error}).") from None
+def _entered(content: dict[str, Any], name: str, entry: dict[str, Any]) -> dict[str, Any]:
+    """A manifest with one more entry, in its order."""
+    return {**content, "weights": in_order({**content["weights"], name: entry})}
 
 
 def read_run(run: str | Path, wanted: Recipe | None = None, free: Sequence[str] = ()) -> tuple[Recipe, dict[str, Any]]:

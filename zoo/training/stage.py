@@ -5,22 +5,23 @@ import json
 import os
 import shutil
 import statistics
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from ..errors import ZooError
 from ..evaluation.validate import Result, validate
 from ..extras import require
 from ..files import write_atomically
 from ..publishing.repository import CONFIG, config_json
 from ..weights.card import model_card
 from ..weights.convert import safetensors_bytes
+from ..weights.manifest_change import clean_up, replace_staged
 from ..weights.verify import sha256_of
 from .curve import plot_loss
-from .plan import network_of, plan, read_run, with_entry
+from .plan import network_of, plan, read_run
 from .recipe import Recipe
 from .staged_files import Measure, check_size, store, write_collapsed, write_packed
 
@@ -65,6 +66,7 @@ def stage(
             the manifest's schema, the data is missing, or the file is too large.
     """
     require("jsonschema", "train")  # the entry is checked against the manifest's schema
+    _remove_leftovers(hub, manifest_file)
     planned = plan(Path(run), data, hub, manifest_file, recipe_name, embedded, seeds, name, trained_by)
     recipe, model, entry = planned.recipe, planned.model, planned.entry
     name = recipe.weight
@@ -73,7 +75,7 @@ def stage(
         return validate(network, recipe.dataset, data, name=name, device="cpu")
 
     stored = store(model, measure)
-    folder, part = hub / name, hub / f".{name}.{os.getpid()}.part"
+    part = hub / f".{name}.{os.getpid()}.part"
     try:
         model._model_args |= recipe.model_args
         write_atomically(config_json(model), part / CONFIG)
@@ -94,12 +96,21 @@ def stage(
         plot_loss(planned.state["log"], part / "curve.png", name, stored.result.top1)
         card = model_card(name, entry, files=[path.name for path in part.iterdir()])
         write_atomically(card.encode(), part / "README.md")
-        content = with_entry(manifest_file, name, entry)
-        with _replaced(folder, part):
-            write_atomically((json.dumps(content, indent=2) + "\n").encode(), manifest_file)
+        replace_staged(name, part, hub, manifest_file, lambda content: planned.enter(content, entry))
+    except OSError as error:
+        raise ZooError(f"{hub}: {name} cannot be staged ({error.strerror or error}); all is as it was.") from None
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return entry
+
+
+def _remove_leftovers(hub: Path, manifest_file: Path) -> None:
+    """Finish or remove what killed processes left."""
+    clean_up(hub, manifest_file)
+    for part in hub.glob(".*.part"):
+        owner = part.name.split(".")[-2]
+        if owner == str(os.getpid()) or (owner.isdigit() and not Path(f"/proc/{owner}").exists()):
+            shutil.rmtree(part, ignore_errors=True)
 
 
 def _plain_result(result: Result) -> dict[str, Any]:
@@ -139,20 +150,3 @@ def _name_of_start(recipe: Recipe) -> str:
     """The weight of the run that this one began with, which means more elsewhere than a folder."""
     file = Path(recipe.start) / "recipe.json"
     return json.loads(file.read_text())["weight"] if recipe.start and file.is_file() else Path(recipe.start).name
-
-
-@contextmanager
-def _replaced(folder: Path, part: Path) -> Iterator[None]:
-    """Put a complete folder in the place of an older one; if what is done then fails, the older one comes back."""
-    old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
-    if folder.exists():
-        folder.rename(old)
-    try:
-        part.rename(folder)
-        yield
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        if old.exists():
-            old.rename(folder)
-        raise
-    shutil.rmtree(old, ignore_errors=True)

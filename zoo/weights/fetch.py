@@ -29,9 +29,9 @@ from .importers import read_checkpoint
 from .manifest import collapsed_facts, facts, full_name, source
 from .network_settings import refuse_odd_token, without_password
 from .packed import unpack
-from .paths import cache_folder, hub_folder, hub_problem, shipped_hub
+from .paths import cache_folder, hub_folder, hub_problem, shipped_hub, waiting_folder
 from .trusted import SHA256, hexadecimal, how_to_accept_a_change, key, trust, trusted_sha256
-from .verify import mismatch, other_size
+from .verify import mismatch, other_size, sha256_of
 
 _LOGGER = logging.getLogger(__name__)
 _LARGEST = 16 << 30  # bytes of a file whose size the manifest does not have
@@ -200,7 +200,11 @@ def staged_file(name: str, entry: dict[str, Any], form: str = "") -> Path | None
     place = Path(_staged_path(name, entry))
     if form:
         place = place.with_name(entry[form]["path"])
-    return path if is_file(path := hub_folder() / place) else None
+    path = hub_folder() / place
+    waiting = waiting_folder(path.parent) / path.name
+    if is_file(waiting) and sha256_of(waiting) == (entry[form] if form else entry)["sha256"]:
+        return waiting  # its writer was interrupted, or is just about to give it its name
+    return path if is_file(path) else None
 
 
 def hub_cached_file(entry: dict[str, Any], cache_dir: str | Path | None = None, form: str = "") -> Path | None:

@@ -67,3 +67,8 @@ def _expanded(folder: str | Path, what: str) -> Path:
     if is_file(path):
         raise WeightError(f"{what} is {folder}, which is a file. Name a folder.")
     return path
+
+
+def waiting_folder(folder: Path) -> Path:
+    """Where the next content of a staged weight's folder waits until the manifest has it."""
+    return folder.with_name(f".{folder.name}.new")
