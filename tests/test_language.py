@@ -26,6 +26,7 @@ from zoo.language.recipe import LanguageRecipe, load_language_recipe
 from zoo.language.train import train_language
 from zoo.training import checkpoint as checkpoints
 from zoo.training.curve import plot_curve
+from zoo.training.interruption import Interruption
 from zoo.training.recipe import recipe_names
 from zoo.training.used_code import used_code
 
@@ -366,7 +367,7 @@ def test_a_step_is_clipped_plain_gradient_descent(data):
     before = nn.utils.parameters_to_vector(model.parameters()).detach().clone()
     pieces = [as_columns(text.splits["train"], settings.columns, text.words.index(EOS))]
     run = runs.Run(settings, model, pieces, Path("unused"), {})
-    assert run.train_epoch(math.inf, tqdm(disable=True))
+    assert run.train_epoch(math.inf, tqdm(disable=True), Interruption())
     step = nn.utils.parameters_to_vector(model.parameters()) - before
     assert step.norm().item() == pytest.approx(2.0 * 1e-3, rel=1e-3)
 

@@ -18,7 +18,6 @@ from conftest import ROOT
 from loopback import running
 from loopback_hub import WritableHub
 from zoo.cli import main
-from zoo.publishing import publish as publishing
 from zoo.publishing.publish import prepare, publish
 from zoo.publishing.repository import size_and_sha256
 from zoo.weights.card import model_card
@@ -196,7 +195,7 @@ def test_a_manifest_that_cannot_be_written_stays_whole(hub, staged, monkeypatch)
     def full(content, path):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(publishing, "write_atomically", full)
+    monkeypatch.setattr("zoo.weights.manifest_change.write_atomically", full)
     with pytest.raises(zoo.ZooError, match=r"is on the Hub at [0-9a-f]{40}, but that could not be entered"):
         go(hub, staged, [SECOND])
     assert staged.read_bytes() == before

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from filelock import FileLock
 
 import zoo
 from conftest import ROOT
 from zoo.cli import main
 from zoo.cli.demo import SAMPLE
 from zoo.data.arrays import read_idx
+from zoo.locks import alone
 from zoo.training import checkpoint, loop, queue_run
 from zoo.training.queue import Entry, Progress, load_queue, progress
 from zoo.training.queue_run import data_folders, run_queue
@@ -270,8 +270,7 @@ def test_what_is_no_time(word, tmp_path, capsys):
 
 
 def test_one_queue_at_a_time(data, tmp_path):
-    lock = FileLock(tmp_path / "queue.lock")
-    with lock, pytest.raises(zoo.ZooError, match="another zoo train --queue"):
+    with alone(tmp_path / "queue.lock", ""), pytest.raises(zoo.ZooError, match="another zoo train --queue"):
         run_queue([ONE], data, tmp_path, device="cpu")
 
 

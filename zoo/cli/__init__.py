@@ -7,6 +7,7 @@ disk's is one line and exit code 1; a wrong command line is exit code 2.
 import argparse
 import contextlib
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -41,8 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return code
     except ZooError as error:
         return _fail(str(error))
-    except KeyboardInterrupt:
-        return _fail("interrupted", 130)
+    except KeyboardInterrupt as told:
+        return _fail(str(told) or "interrupted", 128 + getattr(told, "signal", signal.SIGINT))
     except BrokenPipeError:  # the reader (head, less) has seen enough
         _discard_output()
         return 0

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shlex
+import signal
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -118,8 +119,8 @@ def _train(options: argparse.Namespace) -> int:
     state, code = "", 0
     try:
         train(recipe, data, options.output, options.resume, options.device, options.budget, options.force)
-    except KeyboardInterrupt:
-        state, code = "interrupted", 130
+    except KeyboardInterrupt as told:
+        state, code = str(told) or "interrupted", 128 + getattr(told, "signal", signal.SIGINT)
     done = _epochs(options, recipe)
     if done == recipe.epochs:
         state, code = "finished already" if before == done else "finished", 0

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from ..errors import ZooError
 from ..training import checkpoint
+from ..training.interruption import Interruption
 from ..weights.convert import safetensors_bytes
 from .data import PADDING
 from .perplexity import perplexity
@@ -95,8 +96,8 @@ class Run:
         self.position.forced += forced
         checkpoint.warn_of(forced, folder)
 
-    def train_epoch(self, end: float, bar: tqdm) -> bool:
-        """Train to the end of the epoch; False, after a checkpoint, if the clock reaches ``end`` before.
+    def train_epoch(self, end: float, bar: tqdm, interruption: Interruption) -> bool:
+        """Train to the end of the epoch; False, after a checkpoint, if the clock reaches ``end`` or a signal comes.
 
         Dropout of an epoch depends on seed and epoch alone.
 
@@ -127,9 +128,9 @@ class Run:
             bar.update()
             over = time.monotonic() > end
             due = bool(recipe.checkpoint_every) and position.step % recipe.checkpoint_every == 0
-            if (due or over) and position.step < len(self.pieces):
+            if interruption.signal or ((due or over) and position.step < len(self.pieces)):
                 self.save()
-                if over:
+                if over or interruption.signal:
                     return False
         return True
 

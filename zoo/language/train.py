@@ -16,6 +16,8 @@ from ..device import choose_device
 from ..errors import ZooError
 from ..training import checkpoint
 from ..training.curve import plot_curve
+from ..training.distributed import Processes
+from ..training.interruption import Interruption
 from ..training.used_code import used_code
 from .data import EOS, as_columns, get_text_dataset, load_text
 from .perplexity import load_best_model
@@ -54,13 +56,26 @@ def train_language(
 
     Raises:
         ZooError: If the folder holds a run with another recipe, text, device or code, the loss is no longer finite, or
-            a file cannot be written.
+            a file cannot be written, or another process is at work in the folder.
+        Interrupted: If SIGINT or SIGTERM came: the run has saved and stopped at the step it was at.
     """
-    started = time.monotonic()
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ZooError("A language model is trained by one process: start zoo train without torchrun.")
-    place = choose_device(device)
-    output = Path(output)
+    place, output = choose_device(device), Path(output)
+    with checkpoint.only_trainer(output, Processes(place)):
+        return _train(recipe, data, output, resume, place, budget, force)
+
+
+def _train(
+    recipe: LanguageRecipe,
+    data: str | Path,
+    output: Path,
+    resume: bool,
+    place: torch.device,
+    budget: float,
+    force: bool,
+) -> nn.Module:
+    started = time.monotonic()
     file = output / "checkpoint.pt"
     if file.exists() and not resume:
         raise checkpoint.occupied(output)
@@ -81,13 +96,18 @@ def train_language(
     checkpoint.write_lines(map(json.dumps, run.position.log), output / "log.jsonl")
     total, done = recipe.epochs * len(pieces), run.position.epoch * len(pieces) + run.position.step
     end = started + budget if budget else math.inf
-    with tqdm(total=total, initial=done, desc=output.name, disable=None, file=sys.stderr) as bar:
-        while run.position.epoch < recipe.epochs and run.train_epoch(end, bar):
+    with (
+        tqdm(total=total, initial=done, desc=output.name, disable=None, file=sys.stderr) as bar,
+        Interruption() as told,
+    ):
+        while run.position.epoch < recipe.epochs and run.train_epoch(end, bar, told):
             run.end_epoch(valid, first)
             checkpoint.write_lines(map(json.dumps, run.position.log), output / "log.jsonl")
             tqdm.write(json.dumps(run.position.log[-1]), file=sys.stderr)
-            if time.monotonic() > end:
+            if time.monotonic() > end or told.signal:
                 break
+        if run.position.epoch < recipe.epochs:
+            told.check(f"epoch {run.position.epoch + 1}, step {run.position.step}")
     log = run.position.log
     if not log:
         return model.cpu().eval()

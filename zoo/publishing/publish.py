@@ -210,12 +210,12 @@ def _publish(repository: Repository, api: "HfApi") -> Published:
 
     repo, expected = repository.repo, repository.sizes[MODEL]["sha256"]
     api.create_repo(repo, exist_ok=True)
-    operations = [
-        CommitOperationAdd(file, content if isinstance(content, bytes) else str(content))
-        for file, content in repository.files.items()
-    ]
     for attempt in range(5):
         before = api.model_info(repo).sha
+        operations = [  # anew: the client notes in them what the repository held
+            CommitOperationAdd(file, content if isinstance(content, bytes) else str(content))
+            for file, content in repository.files.items()
+        ]
         try:
             commit = api.create_commit(
                 repo,

@@ -6,10 +6,9 @@ Image networks and language models share this module.
 import hashlib
 import io
 import logging
-import os
 import random
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,8 +19,10 @@ import torch
 from ..checkpoints import run_progress
 from ..errors import ZooError
 from ..files import write_atomically
+from ..locks import alone
 from ..version import __version__
 from ..weights.pickles import read_pickle
+from .distributed import Processes
 
 FREE = ("checkpoint_every", "workers")
 """Keys of a recipe that may change between the parts of a run, for they do not change its result."""
@@ -255,9 +256,27 @@ def load(path: Path) -> dict[str, Any]:
     return state
 
 
+@contextmanager
+def only_trainer(folder: Path, processes: Processes) -> Iterator[None]:
+    """Hold the folder of a run; the processes of one run hold it together.
+
+    Raises:
+        ZooError: If another run is at work there, in all processes alike.
+    """
+    with ExitStack() as stack:
+        problem = ""
+        if processes.first:
+            try:
+                stack.enter_context(alone(folder / ".lock", f"{folder}: another zoo train is at work there"))
+            except ZooError as error:
+                problem = str(error)
+        if problem := processes.gather(problem)[0]:
+            raise ZooError(problem)
+        yield
+        processes.wait()  # all have done with the folder when it is given away
+
+
 def remove_leftovers(folder: Path) -> None:
-    """Delete half-written files of a process that was killed."""
+    """Delete half-written files of a process that was killed; the folder is held, see :func:`only_trainer`."""
     for path in folder.glob(".*.part"):
-        owner = path.name.split(".")[-2]
-        if not owner.isdigit() or not Path(f"/proc/{owner}").exists() or int(owner) == os.getpid():
-            path.unlink(missing_ok=True)
+        path.unlink(missing_ok=True)

@@ -19,6 +19,7 @@ from ..errors import ZooError
 from . import checkpoint
 from .data import Images, Photographs, load_splits
 from .distributed import Processes
+from .interruption import Interruption
 from .learner import Learner, build_network
 from .recipe import Recipe
 from .used_code import used_code
@@ -77,10 +78,19 @@ def train(
         The network after the last epoch (or the best one, by ``keep``), or where the budget ended, in eval mode.
 
     Raises:
-        ZooError: If the folder holds a run that is not this one, the loss is no longer finite, or the disk is full.
+        ZooError: If the folder holds a run that is not this one or that another process is at, the loss is no longer
+            finite, or the disk is full.
+        Interrupted: If SIGINT or SIGTERM came: the run has saved and stopped at the step it was at.
     """
-    started = time.monotonic()
     processes, output = Processes.join(device), Path(output)
+    with checkpoint.only_trainer(output, processes):
+        return _train(recipe, data, output, resume, processes, budget, force)
+
+
+def _train(
+    recipe: Recipe, data: str | Path, output: Path, resume: bool, processes: Processes, budget: float, force: bool
+) -> nn.Module:
+    started = time.monotonic()
     file = output / "checkpoint.pt"
     if file.exists() and not resume:
         raise checkpoint.occupied(output)
@@ -153,10 +163,11 @@ def train(
     save_best()  # the one of the checkpoint, if the run ended before it was written
     done = position.epoch * updates + position.step
     bar = tqdm(total=recipe.epochs * updates, initial=done, desc=output.name, disable=None if processes.first else True)
-    with bar:
+    with bar, Interruption() as interruption:
         while position.epoch < recipe.epochs:
             left = max(budget - (time.monotonic() - started), 1e-9) if budget else math.inf
-            if not _epoch(learner, training, position, generator, left, save, bar):
+            if not _epoch(learner, training, position, generator, left, save, bar, interruption):
+                interruption.check(f"epoch {position.epoch + 1}, step {position.step}")
                 return learner.result.eval()
             generator = None
             line = {"epoch": position.epoch + 1, "loss": position.total, "lr": learner.lr}
@@ -179,6 +190,8 @@ def train(
             if processes.first:
                 checkpoint.write_lines(map(json.dumps, log), output / "log.jsonl")
                 tqdm.write(json.dumps(line), file=sys.stderr)
+            if position.epoch < recipe.epochs and interruption.agree(processes):
+                interruption.check(f"the end of epoch {position.epoch}")
     if processes.first and importlib.util.find_spec("matplotlib"):
         from .curve import plot_loss
 
@@ -196,8 +209,9 @@ def _epoch(
     left: float,
     save: Any,
     bar: tqdm,
+    interruption: Interruption,
 ) -> bool:
-    """Train from a position to the end of its epoch; False if the time that is left ran out before.
+    """Train from a position to the end of its epoch; False, after saving, if the time ran out or a signal came before.
 
     Order and augmentation of an epoch come from a generator seeded by recipe and epoch, in that order; ``generator``
     is that generator as it stood in a checkpoint.
@@ -222,16 +236,17 @@ def _epoch(
         bar.update()
         last = position.step == learner.updates
         due = bool(recipe.checkpoint_every) and position.step % recipe.checkpoint_every == 0 and not last
-        if not (due or last or position.step % often == 0):
+        told = interruption.signal and processes.world == 1  # several stop together, at their next look at the clock
+        if not (due or last or told or position.step % often == 0):
             continue
         over = time.monotonic() - began > left
         _check(bad, position.epoch, processes, bar)
         over = any(processes.gather(over))
-        if (due or over) and not last:
+        if interruption.agree(processes) or ((due or over) and not last):
             position.total, position.seconds = total.item(), before + time.monotonic() - began
             position.step_seconds += clock.take()
             save(generator)
-            if over:
+            if over or interruption.signal:
                 return False
     position.total = round(processes.sum(total).item() / len(training), 5)
     position.seconds = before + time.monotonic() - began

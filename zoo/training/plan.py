@@ -21,9 +21,9 @@ from ..makers.masked import MaskedWeight
 from ..models._reference import differences
 from ..registry import family_of
 from ..reparam import count_parameters
-from ..weights.manifest import paper_of, paper_url, warm_starts
+from ..weights.manifest import paper_of, paper_url, problem_with, warm_starts
 from ..weights.manifest_change import read_manifest
-from ..weights.manifest_check import check_manifest, problem_of_entry
+from ..weights.manifest_check import check_manifest
 from . import checkpoint
 from .comparison import comparison
 from .recipe import RECIPES, Recipe, load_recipe
@@ -100,7 +100,7 @@ def plan(
         "sources": [{"kind": "staged", "path": f"{name}/model.safetensors", "embedded": embedded}],
     }
     entry |= {"model_args": recipe.model_args} if recipe.model_args else {}
-    if problem := problem_of_entry(name, entry, content["papers"]):
+    if problem := problem_with(name, entry, content["papers"]):
         raise ZooError(f"{name} cannot be staged: {problem}.")
     check_manifest(_entered(content, name, entry), manifest_file)
     images = _some_images(recipe, data)

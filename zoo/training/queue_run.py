@@ -5,16 +5,16 @@ import math
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-
-from filelock import FileLock, Timeout
 
 from ..data import get_dataset
 from ..errors import UnknownNameError, ZooError
 from ..files import write_atomically
 from ..language.data import TEXT_DATASETS, get_text_dataset
+from ..locks import alone
 from .distributed import Processes
 from .queue import Entry, progress, progress_of_run
 from .recipe import Recipe
@@ -84,17 +84,13 @@ def run_queue(
         """The first process decides, for clocks and files are not the same to all."""
         return processes.gather(value)[0]
 
-    lock = FileLock(runs / "queue.lock")
+    lock = nullcontext()
     if processes.first:
-        runs.mkdir(parents=True, exist_ok=True)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            raise ZooError(f"{runs}: another zoo train --queue is at work there; choose another --output.") from None
+        lock = alone(runs / "queue.lock", f"{runs}: another zoo train --queue is at work there")
     say = report if processes.first else (lambda _: None)
-    history = _History(runs / "queue.jsonl", processes.first)
     failed: list[str] = []
-    try:
+    with lock:
+        history = _History(runs / "queue.jsonl", processes.first)
         for entry in entries:
             found = agree(progress(entry, runs))
             if found.state in ("staged", "measured", "trained"):
@@ -130,8 +126,6 @@ def run_queue(
             say(f"{entry.name}: {f'failed: {error}' if error else found} ({seconds:.0f} s)")
             if not error and found.state != "trained":
                 break  # the budget is over
-    finally:
-        lock.release()
     return failed
 
 

@@ -91,6 +91,11 @@ def _read() -> tuple[dict[str, Any], dict[str, str]]:
     return content, problems
 
 
+def problem_with(name: str, entry: Any, papers: dict[str, Any]) -> str:
+    """What makes an entry that is to be written useless, in words; empty if nothing does."""
+    return problem_of_entry(name, entry, papers, _FAMILY_OF)
+
+
 def warm_starts() -> dict[str, dict[str, Any]]:
     """Facts of every warm start, keyed by ``arch.tag``: timm's own weights in the form of one of our networks.
 

@@ -16,8 +16,8 @@ from typing import Any
 from ..errors import WeightError, ZooError
 from ..files import is_file, write_atomically
 from ..locks import alone
-from .manifest import manifest
-from .manifest_check import check_manifest, problem_of_entry
+from .manifest import manifest, problem_with
+from .manifest_check import check_manifest
 from .paths import waiting_folder
 from .verify import sha256_of
 
@@ -42,7 +42,7 @@ def changing(path: Path) -> Iterator[dict[str, Any]]:
         if content == before and path.is_file():
             return
         for name, entry in content["weights"].items():
-            if problem := problem_of_entry(name, entry, content["papers"]):
+            if problem := problem_with(name, entry, content["papers"]):
                 raise WeightError(f"{path}: {name} cannot be entered: {problem}.")
         check_manifest(content, path)
         try:
