@@ -353,6 +353,6 @@ def test_each_form_is_measured_once_and_a_refused_entry_changes_nothing(stage, m
     assert len(calls) == 3, "float32, float16, collapsed"
     before, files = Path("manifest.json").read_bytes(), sorted(Path("hub").rglob("*"))
     monkeypatch.setattr(staging, "write_atomically", lambda content, path: (_ for _ in ()).throw(OSError("full")))
-    with pytest.raises(OSError, match="full"):
+    with pytest.raises(zoo.ZooError, match=r"cannot be staged \(full\); all is as it was"):
         stage("last")
     assert (Path("manifest.json").read_bytes(), sorted(Path("hub").rglob("*"))) == (before, files)

@@ -22,17 +22,22 @@ from .errors import DataError, UnknownNameError, WeightError, ZooError
 from .files import LARGEST_TEXT, is_file, read_file, write_atomically
 from .makers.registered import check_registered
 from .models import load_reference
+from .models._bounded import try_out
 from .models._reference import differences
 from .registry import check_name, create_model, list_models
 from .reparam import load_collapsed, reparameterize
 from .weights.convert import safetensors_bytes
 from .weights.importers import Checkpoint, open_checkpoint, single, unwrapped
+from .weights.load import known_repository
 from .weights.manifest import collapsed_facts, facts, full_name, warm_starts
 from .weights.packed import weight_file
 from .weights.verify import sha256_of
 
 LOCAL = "local-dir:"
 """timm's word before a folder."""
+
+HUB = ("hf-hub:", "hf_hub:")
+"""timm's words before a repository of the Hub."""
 
 _PROBES = {"num_classes": (2, 3), "in_chans": (1, 3)}
 """Arguments whose value is read off the tensors, and two values at which the shapes of a network are compared."""
@@ -107,6 +112,8 @@ def load_named(
     elif folder := own_folder(word):
         is_run = not word.startswith(LOCAL) and is_file(folder / "checkpoint.pt")
         found = (_load_run if is_run else _load_saved)(folder)
+    elif word.startswith(HUB):
+        found = _load_from_hub(word)
     elif check_name(word) in warm_starts():
         found = Named(create_model(word, pretrained=True).eval(), word, "imagenet")
     else:
@@ -126,6 +133,8 @@ def own_folder(word: str) -> Path | None:
         UnknownNameError: If there is neither such a name nor such a folder.
         WeightError: If there is no such folder.
     """
+    if word.startswith(HUB):
+        return None
     path = Path(word.removeprefix(LOCAL)).expanduser()
     if word.startswith(LOCAL) or "/" in word or path.name in ("", ".", ".."):
         if is_file(path):
@@ -194,6 +203,15 @@ def _load_run(folder: Path) -> Named:
     if is_file(folder / "config.json"):
         notes += (f"the run's checkpoint was taken; the network saved beside it is {LOCAL}{folder}",)
     return Named(read.model, own_name(arch, folder), read.dataset, sha256_of(file), notes, folder)
+
+
+def _load_from_hub(word: str) -> Named:
+    """A network of a Hub repository: verified if the repository has the name of a weight, else as it is."""
+    model = create_model(word, pretrained=True).eval()
+    repository = word.split(":", 1)[1].partition("@")[0]
+    if name := known_repository({"source": "hf-hub", "hf_hub_id": repository}):
+        return Named(model, name, facts(name)["dataset"], facts(name)["sha256"])
+    return Named(model, own_name(model.pretrained_cfg["architecture"], Path(repository)))
 
 
 def _load_saved(folder: Path) -> Named:
@@ -358,14 +376,10 @@ def _checked(arguments: dict[str, Any]) -> dict[str, Any]:
 
 def _without_memory(arch: str, arguments: Mapping[str, Any]) -> nn.Module:
     """The network on the meta device: names, shapes and types of its tensors, and nothing allocated."""
-    try:
-        with torch.device("meta"):
-            return timm.create_model(arch, **arguments)
-    except (RuntimeError, TypeError, ValueError, ArithmeticError) as error:
-        if not arguments:
-            raise
-        listed = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
-        raise WeightError(f"with {listed}, {' '.join(str(error).split())[:200]}") from None
+    if arguments:
+        return try_out(arch, dict(arguments), lambda: timm.create_model(arch, **arguments))
+    with torch.device("meta"):
+        return timm.create_model(arch)
 
 
 def _names(sample: nn.Module, tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -8,9 +8,11 @@ from timm.models import list_models as timm_list_models
 from timm.models import model_entrypoint
 from torch import nn
 
-from .errors import UnknownNameError
+from .errors import UnknownNameError, ZooError
 from .models import FAMILIES
+from .models._bounded import refused
 from .suggest import close_names
+from .weights.load import known_repository
 from .weights.manifest import refuse_damaged, warm_starts, weights
 
 
@@ -74,9 +76,22 @@ def create_model(name: str, pretrained: bool = False, **kwargs: Any) -> nn.Modul
         UnknownNameError: If the name does not exist; the message lists close ones.
         ZooError: If an argument is wrong for this architecture, or the weight cannot be had.
     """
-    if not name.startswith(("hf-hub:", "hf_hub:", "local-dir:")):
+    hub = name.removeprefix("hf-hub:").removeprefix("hf_hub:")
+    known = known_repository({"source": "hf-hub", "hf_hub_id": hub}) if hub != name else ""
+    if known:  # what it is, the manifest says; its config.json is not asked for
+        overlay = {**(kwargs.pop("pretrained_cfg_overlay", None) or {}), "hf_hub_id": hub}
+        return create_model(known, pretrained, pretrained_cfg_overlay=overlay, **kwargs)
+    from_elsewhere = name.startswith(("hf-hub:", "hf_hub:", "local-dir:"))
+    if not from_elsewhere:
         check_name(name)
-    return timm.create_model(name, pretrained=pretrained, **kwargs)
+    try:
+        return timm.create_model(name, pretrained=pretrained, **kwargs)
+    except ZooError:
+        raise
+    except Exception as error:  # timm's own, and those of the libraries that fetch and read its config.json
+        if not (from_elsewhere or kwargs):
+            raise  # a fault of the zoo
+        raise refused(name, kwargs, error) from error
 
 
 def _architectures(family: str) -> list[str]:

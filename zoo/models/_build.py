@@ -8,14 +8,15 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-from timm.models import build_model_with_cfg, load_pretrained, resolve_pretrained_cfg
+from timm.models import build_model_with_cfg, get_pretrained_cfg, load_pretrained, resolve_pretrained_cfg
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ..errors import UnknownNameError, WeightError, ZooError
-from ..weights.load import SOURCES, is_own_source, load_state_dict
+from ..weights.load import SOURCES, is_own_source, known_repository, load_state_dict, without_other_sources
 from ..weights.manifest import weights
 from ..weights.warm_start import is_warm_start
+from ._bounded import try_out
 from ._reference import differences, rename_from_reference
 
 
@@ -26,6 +27,7 @@ def build_model(
     *,
     levels: int,
     base_cfg: Mapping[str, Any],
+    fixed: Mapping[str, Any],
     pretrained_cfg: Any = None,
     pretrained_cfg_overlay: dict[str, Any] | None = None,
     cache_dir: str | None = None,
@@ -44,13 +46,14 @@ def build_model(
         pretrained: Load the weight that the configuration stands for.
         levels: Number of feature levels, the default of ``out_indices``.
         base_cfg: The architecture's configuration where no weight is asked for.
+        fixed: The architecture's arguments of the network.
         pretrained_cfg: Tag, or configuration read by timm from a Hub repository or folder.
         pretrained_cfg_overlay: Entries that replace the configuration's; a source among them replaces every source.
         cache_dir: Where downloads are kept.
         device: Where the network is built.
         dtype: Type of its floating-point parameters and buffers.
-        **kwargs: Arguments of the network; ``collapsed``, a dict of :func:`zoo.reparameterize`'s options, makes it the
-            network of plain layers that the pass makes of it, whose tensors are then the file's.
+        **kwargs: Other arguments of the network; ``collapsed``, a dict of :func:`zoo.reparameterize`'s options, makes
+            it the network of plain layers that the pass makes of it, whose tensors are then the file's.
 
     Raises:
         UnknownNameError: If the network takes no such argument; the message names close ones.
@@ -64,11 +67,24 @@ def build_model(
         overlay = dict.fromkeys(SOURCES) | overlay
     if pretrained_cfg is None and not pretrained:  # what an architecture is does not depend on the weights there are
         pretrained_cfg = dict(base_cfg)
+    foreign = kwargs.get("pretrained_model_args") or {}  # what a config.json said, for timm has merged it with kwargs
+    if odd := {*foreign} & _TIMMS:
+        raise WeightError(f"{variant}: model_args are arguments of a network, and {', '.join(sorted(odd))} is timm's.")
+    pretrained_cfg = without_other_sources(pretrained_cfg, variant)
     cfg = resolve_pretrained_cfg(variant, pretrained_cfg=pretrained_cfg, pretrained_cfg_overlay=overlay).to_dict()
+    if known := known_repository(cfg):  # the manifest says what it is, whatever its config.json does
+        if known.split(".")[0] != variant:
+            raise WeightError(f"{cfg['hf_hub_id']}: has the name of {known}, and its config.json says {variant}.")
+        kwargs = {key: value for key, value in kwargs.items() if key not in foreign or foreign[key] != value}
+        kwargs.pop("pretrained_model_args", None)
+        pretrained_cfg = get_pretrained_cfg(known).to_dict(remove_source=True)
+        overlay = {**overlay, "hf_hub_id": cfg["hf_hub_id"]}
+        cfg = resolve_pretrained_cfg(variant, pretrained_cfg=pretrained_cfg, pretrained_cfg_overlay=overlay).to_dict()
     tag_arguments, tensors = {}, None
-    if cfg.get("tag") and not is_own_source(cfg):
+    if cfg.get("tag") and (known or not is_own_source(cfg)):
         tag_arguments = weights().get(f"{variant}.{cfg.get('tag')}", {}).get("model_args", {})
-        kwargs = {**tag_arguments, **kwargs}
+    given = {**tag_arguments, **kwargs}
+    kwargs = {**fixed, **given}
     collapsed = kwargs.pop("collapsed", None)
     if pretrained:
         tensors = load_state_dict(cfg, cache_dir)
@@ -86,6 +102,16 @@ def build_model(
 
     def create(**arguments: Any) -> nn.Module:
         _check_arguments(cls, variant, arguments)
+        for key, least in (("num_classes", 0), ("in_chans", 1)):
+            value = arguments.get(key, least)
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise ZooError(f"{variant}: {key} is {str(value)[:60]!r}; it is a whole number from {least}.")
+        wanted = {key: value for key, value in arguments.items() if key in given and value != fixed.get(key)}
+        wanted = {key: value for key, value in wanted.items() if key not in _USUAL or value > _USUAL[key]}
+        own = pretrained and is_own_source(cfg) and not known
+        if (wanted or own) and torch.get_default_device().type != "meta" and str(device) != "meta":
+            elements = sum(tensor.numel() for tensor in tensors.values()) if own else 0
+            try_out(variant, wanted, lambda: cls(**arguments), 8 * elements + (1 << 20) if own else 0)
         with contextlib.ExitStack() as stack:
             if as_it_is:  # every parameter will be the file's
                 stack.enter_context(torch.random.fork_rng(devices=()))
@@ -197,6 +223,12 @@ def _configuration_of(
             sizes["input_size"] = (stem[1], *cfg["input_size"][1:])
     return {key: value for key, value in cfg.items() if key not in SOURCES}, sizes
 
+
+_USUAL = {"num_classes": 1 << 16, "in_chans": 256}
+"""Values up to which these arguments make no network too large."""
+
+_TIMMS = {*inspect.signature(build_model_with_cfg).parameters} - {"kwargs"} | {"device", "dtype", "fixed", "levels"}
+"""Arguments that are timm's or ours and not a network's."""
 
 _WEIGHTS = ("weight", "parametrizations.weight.original")
 

@@ -40,7 +40,7 @@ def _entry_point(
     module: str, cls: type[nn.Module], name: str, fixed: Mapping[str, Any], description: str, levels: int, base: dict
 ) -> Callable[..., nn.Module]:
     def create(pretrained: bool = False, **kwargs) -> nn.Module:
-        return build_model(cls, name, pretrained, levels=levels, base_cfg=base, **{**fixed, **kwargs})
+        return build_model(cls, name, pretrained, levels=levels, base_cfg=base, fixed=fixed, **kwargs)
 
     create.__name__ = create.__qualname__ = name
     create.__module__ = module

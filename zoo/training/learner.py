@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from ..data import get_dataset
 from ..errors import ZooError
+from ..models._bounded import try_out
 from ..registry import check_name
 from . import checkpoint
 from .distributed import Processes
@@ -37,10 +38,10 @@ def build_network(recipe: Recipe, device: torch.device) -> nn.Module:
     arch = recipe.weight.split(".", 1)[0]
     if not timm.is_model(arch):
         check_name(arch)  # its message has the close names
-    try:
-        model = timm.create_model(arch, **{**sizes, **recipe.model_args}).to(device)
-    except (TypeError, ValueError) as error:
-        raise ZooError(f"{arch} cannot be built with model_args {recipe.model_args} ({error}).") from error
+    arguments = {**sizes, **recipe.model_args}
+    if recipe.model_args:
+        try_out(arch, recipe.model_args, lambda: timm.create_model(arch, **arguments))
+    model = timm.create_model(arch, **arguments).to(device)
     if recipe.method == "pruned":  # its network begins dense, with room for the masks
         from ..makers.masked import MaskedWeight  # other networks do not depend on its code
 

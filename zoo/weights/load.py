@@ -3,21 +3,24 @@
 import hashlib
 import logging
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from timm.models import get_arch_pretrained_cfgs
+from timm.models import PretrainedCfg, get_arch_pretrained_cfgs
 from torch import Tensor
 
 from ..errors import WeightError
-from ..files import open_file
+from ..files import is_file, open_file
 from . import packed
 from .fetch import Located, fetch, fetch_address, fetch_from_repository
 from .hash_cache import file_stamp, hash_and_remember, known_sha256, recall
 from .importers import read_checkpoint
 from .manifest import refuse_damaged, warm_starts, weights
+from .manifest_check import problem_of_preparation
+from .network_settings import failed_hub_call
 from .verify import mismatch, other_size, parse
 from .warm_start import fetch_base, is_warm_start
 
@@ -37,12 +40,12 @@ def is_own_source(cfg: Mapping[str, Any]) -> bool:
     return any(cfg.get(key) and cfg[key] != getattr(registered, key, None) for key in SOURCES)
 
 
-def load_state_dict(cfg: Mapping[str, Any], cache_dir: str | Path | None = None) -> dict[str, Tensor] | None:
+def load_state_dict(cfg: Mapping[str, Any], cache_dir: str | Path | None = None) -> dict[str, Tensor]:
     """Return the tensors of the weight that a resolved timm configuration stands for.
 
     A source of the user's own (``pretrained_cfg_overlay=dict(file=...)``, ``local-dir:``, ``hf-hub:``) is taken as it
-    is, with a warning if its configuration names a weight of ours that it is not. But a repository with the name of one
-    of our weights must hold that weight, and what comes from an address (``url``) must have been accepted with
+    is, and one line says that it is unverified. But a repository with the name of one of our weights, whoever's it is,
+    must hold that weight, and what comes from an address (``url``) must have been accepted with
     :func:`.fetch.fetch_address`. Everything else must be what the manifest says, to the byte. For a warm start
     that is the plain network it starts from (:func:`.warm_start.is_warm_start`).
 
@@ -51,7 +54,7 @@ def load_state_dict(cfg: Mapping[str, Any], cache_dir: str | Path | None = None)
         cache_dir: Where downloads are kept.
 
     Returns:
-        Name -> tensor, on the CPU; None for a source that timm is to load.
+        Name -> tensor, on the CPU.
 
     Raises:
         HashMismatchError: If the bytes are not the manifest's.
@@ -61,20 +64,7 @@ def load_state_dict(cfg: Mapping[str, Any], cache_dir: str | Path | None = None)
     if cfg.get("state_dict"):
         return cfg["state_dict"]
     if is_own_source(cfg):
-        repo, _, revision = (cfg.get("hf_hub_id") or "").partition("@")
-        known = repo.rpartition("/")[2]
-        if known in weights() and cfg.get("source") in (None, "hf-hub") and not cfg.get("file"):
-            return load_fetched(fetch_from_repository(known, repo, revision or None, cache_dir), cache_dir)
-        if cfg.get("url") and not any(cfg.get(key) for key in ("file", "hf_hub_id", "source")):
-            found = fetch_address(cfg["url"], cache_dir=cache_dir)
-            is_safetensors = found.path.suffix == ".safetensors"
-            return load_fetched(found, cache_dir) if is_safetensors else _read_checkpoint(found, cache_dir)
-        place = cfg["hf_hub_id"] if cfg.get("source") == "hf-hub" else cfg.get("file") or cfg.get("hf_hub_id")
-        if name in weights() and not _is_published(Path(place), name, cache_dir):
-            _LOGGER.warning(f"{place}: not the published {name}; it is loaded as it is, unverified.")
-        is_packed = packed.weight_file(Path(place)).name == packed.PACKED
-        ours = place == cfg.get("file") and (cfg.get("source") != "local-dir" or is_packed)
-        return read_own_file(place) if ours else None
+        return _own(cfg, name, cache_dir)
     if is_warm_start(cfg):
         return load_fetched(fetch_base(name, cache_dir=cache_dir), cache_dir)
     refuse_damaged(name)
@@ -88,10 +78,84 @@ def load_state_dict(cfg: Mapping[str, Any], cache_dir: str | Path | None = None)
     return load_fetched(fetch(name, cache_dir), cache_dir)
 
 
-def _is_published(path: Path, name: str, cache_dir: str | Path | None) -> bool:
+def without_other_sources(cfg: Any, arch: str) -> Any:
+    """A configuration that timm read from the ``config.json`` of a repository or folder, without what it may not say.
+
+    Which weight is meant is the caller's to say: sources in it other than the place itself (``file``, ``url``,
+    ``state_dict``, ...) and entries that timm does not know are dropped, and so is another architecture.
+
+    Args:
+        cfg: As timm passes it; anything but such a configuration is returned as it is.
+        arch: What is being built.
+
+    Raises:
+        WeightError: If its preprocessing or number of classes cannot be used.
+    """
+    place = {"hf-hub": "hf_hub_id", "local-dir": "file"}.get(cfg.get("source")) if isinstance(cfg, dict) else None
+    if place is None:
+        return cfg
+    known = {field.name for field in fields(PretrainedCfg)} - {*SOURCES, "custom_load"} | {"source", place}
+    kept = {key: value for key, value in cfg.items() if key in known and value is not None}
+    if problem := problem_of_preparation(kept):
+        raise WeightError(f"{cfg[place]}: its config.json cannot be used: {problem}.")
+    return kept | {"architecture": arch}
+
+
+def known_repository(cfg: Mapping[str, Any]) -> str:
+    """The weight whose name the Hub repository of a configuration bears, whoever's it is; empty if it bears none.
+
+    Raises:
+        WeightError: If the manifest's entry of that name is damaged.
+    """
+    if cfg.get("source") not in (None, "hf-hub") or cfg.get("file") or not is_own_source(cfg):
+        return ""
+    name = (cfg.get("hf_hub_id") or "").partition("@")[0].rpartition("/")[2].lower()
+    refuse_damaged(name)
+    return name if name in weights() else ""
+
+
+def _own(cfg: Mapping[str, Any], name: str, cache_dir: str | Path | None) -> dict[str, Tensor]:
+    """Tensors of a source that the user has chosen."""
+    repo, _, revision = (cfg.get("hf_hub_id") or "").partition("@")
+    if known := known_repository(cfg):
+        return load_fetched(fetch_from_repository(known, repo, revision or None, cache_dir), cache_dir)
+    if cfg.get("url") and not any(cfg.get(key) for key in ("file", "hf_hub_id", "source")):
+        found = fetch_address(cfg["url"], cache_dir=cache_dir)
+        is_safetensors = found.path.suffix == ".safetensors"
+        return load_fetched(found, cache_dir) if is_safetensors else _read_checkpoint(found, cache_dir)
+    if cfg.get("source") == "hf-hub" or not cfg.get("file"):
+        files = [cfg["hf_hub_filename"]] if cfg.get("hf_hub_filename") else ["model.safetensors", "pytorch_model.bin"]
+        place, path = cfg["hf_hub_id"], _from_somebody(repo, revision or None, files, cache_dir)
+    else:
+        place = path = Path(cfg["file"])
+    if name not in weights() or not _is_published(path, name, cfg, cache_dir):
+        what = f"not the published {name}" if name in weights() else "no weight of the manifest"
+        _LOGGER.warning(f"{place}: {what}; it is loaded as it is, unverified.")
+    return read_own_file(path)
+
+
+def _from_somebody(repo: str, revision: str | None, files: list[str], cache_dir: str | Path | None) -> Path:
+    """Download the first of some files that a repository has, of which no manifest knows."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError
+
+    try:
+        try:
+            return Path(hf_hub_download(repo, files[0], revision=revision, cache_dir=cache_dir))
+        except EntryNotFoundError:
+            return Path(hf_hub_download(repo, files[-1], revision=revision, cache_dir=cache_dir))
+    except Exception as error:  # its own, its HTTP client's, and those of variables that these cannot read
+        raise WeightError(f"Hub {repo}: {failed_hub_call(error, repo)}") from None
+
+
+def _is_published(path: Path, name: str, cfg: Mapping[str, Any], cache_dir: str | Path | None) -> bool:
+    """Whether a file is a weight's, and images are prepared for it as the manifest says."""
     path = packed.weight_file(path) if path.is_dir() else path
     forms = [weights()[name], weights()[name].get("packed", {})]
-    return path.is_file() and known_sha256(path, cache_dir) in [form.get("sha256") for form in forms]
+    said = weights()[name]["preprocessing"]
+    found = {key: list(value) if isinstance(value := cfg.get(key), tuple) else value for key in said}
+    same = found == said
+    return same and is_file(path) and known_sha256(path, cache_dir) in [form.get("sha256") for form in forms]
 
 
 def read_own_file(path: str | Path) -> dict[str, Tensor]:
@@ -105,8 +169,8 @@ def read_own_file(path: str | Path) -> dict[str, Tensor]:
     """
     path = Path(path)
     if path.is_dir():
-        path = packed.weight_file(path)
-    if not path.is_file():
+        path = _file_in(path)
+    if not path.exists():
         raise WeightError(f"No such file: {path}")
     try:
         with open_file(path) as file:
@@ -117,6 +181,16 @@ def read_own_file(path: str | Path) -> dict[str, Tensor]:
     if not is_safetensors:
         return read_checkpoint(path)
     return parse(packed.unpack(content, path) if packed.is_packed(content) else content, path)
+
+
+def _file_in(folder: Path) -> Path:
+    """The file of a network's folder: what this zoo and timm call it, else the only one of its kind."""
+    named = packed.weight_file(folder)
+    if is_file(named):
+        return named
+    found = [folder / name for name in ("pytorch_model.bin", "pytorch_model.pth", "model.pth")]
+    found += [file for ending in ("safetensors", "pth", "bin") for file in sorted(folder.glob(f"*.{ending}"))]
+    return next(filter(is_file, found), named)
 
 
 def load_fetched(found: Located, cache_dir: str | Path | None = None) -> dict[str, Tensor]:

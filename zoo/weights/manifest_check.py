@@ -5,6 +5,7 @@ every use of it relies on: fields, types, sha256s, and paths that stay inside th
 """
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -141,3 +142,34 @@ def _problem(value: Any, shape: Any, place: str) -> str:
         kinds = (int, float) if shape is float else shape
         fits = isinstance(value, kinds) and not isinstance(value, bool)
     return "" if fits else f"{place} cannot be {str(value)[:60]!r}"
+
+
+def problem_of_preparation(cfg: Mapping[str, Any]) -> str:
+    """What is wrong with classes and preprocessing in a configuration that somebody wrote, in words; empty if nothing.
+
+    Args:
+        cfg: Some of timm's entries.
+    """
+    size, classes, crop = cfg.get("input_size", (3, 1, 1)), cfg.get("num_classes", 0), cfg.get("crop_pct", 1.0)
+    if not (isinstance(size, list | tuple) and len(size) == 3 and all(_whole(n) and 0 < n <= 1 << 16 for n in size)):
+        return f"input_size cannot be {str(size)[:60]}"
+    if not (_whole(classes) and 0 <= classes <= 1 << 24):
+        return f"num_classes cannot be {str(classes)[:60]}"
+    if not (_real(crop) and 0 < crop <= 2):
+        return f"crop_pct cannot be {str(crop)[:60]}"
+    for key in ("mean", "std"):
+        values = cfg.get(key, ())
+        if not (isinstance(values, list | tuple) and all(_real(v) and (key == "mean" or v > 0) for v in values)):
+            return f"{key} cannot be {str(values)[:60]}"
+    for key in ("interpolation", "crop_mode", "first_conv", "classifier", "tag"):
+        if not isinstance(cfg.get(key, ""), str):
+            return f"{key} cannot be {str(cfg[key])[:60]}"
+    return ""
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _real(value: Any) -> bool:
+    return _whole(value) or (isinstance(value, float) and math.isfinite(value))
