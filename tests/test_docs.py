@@ -1,10 +1,14 @@
 """Numbers in the documentation are the manifest's, and what it names exists."""
 
+import ast
 import json
 import re
 import sys
+from importlib.metadata import packages_distributions, version
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import zoo
 from conftest import ROOT
@@ -98,10 +102,39 @@ def test_extras_bring_something_and_all_is_for_users():
     (everything,) = extras["all"]
     assert set(re.search(r"\[(.*)\]", everything)[1].split(",")) == {*extras} - {"all", "test"}
     assert not names["test"] & {name for key in extras if key not in ("all", "test", "train") for name in names[key]}
-    needed = {"pillow", "numpy", *(re.match(r"[\w.-]+", word)[0] for word in project["dependencies"])}
+    needed = {re.match(r"[\w.-]+", word)[0] for word in project["dependencies"]}
     assert not any(words & needed for words in names.values()), "an extra that brings what is there anyway"
     readme = (ROOT / "README.md").read_text()
     assert all(f"`{extra}`" in readme for extra in extras)
+
+
+def test_every_package_that_is_imported_is_declared():
+    """With a version that this machine's fulfils; what is in an extra is imported where it is needed."""
+    tomllib = pytest.importorskip("tomllib")
+    with open(ROOT / "pyproject.toml", "rb") as file:
+        project = tomllib.load(file)["project"]
+    distributions = packages_distributions()
+    found: dict[str, set[str]] = {"at once": set(), "later": set()}
+    for path in (ROOT / "zoo").glob("**/*.py"):
+        tree = ast.parse(path.read_text())
+        for node in ast.walk(tree):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and not node.level:
+                names = [node.module]
+            elif isinstance(node, ast.Call) and getattr(node.func, "id", "") == "require" and len(node.args) == 2:
+                names = [a.value for a in node.args[:1] if isinstance(a, ast.Constant)]
+            packages = {name.split(".")[0] for name in names} - {*sys.stdlib_module_names, "zoo", "msvcrt"}
+            found["at once" if node in tree.body else "later"] |= {
+                canonicalize_name(distributions[name][0]) for name in packages
+            }
+    declared = {Requirement(word).name: Requirement(word) for word in project["dependencies"]}
+    assert found["at once"] <= {*declared} <= found["at once"] | found["later"]
+    extras = [Requirement(w) for key in ("train", "export", "plot") for w in project["optional-dependencies"][key]]
+    assert found["later"] <= {*declared, *(extra.name for extra in extras)}
+    for word in [*declared.values(), *extras]:
+        assert word.specifier, word
+        if word.name in found["at once"] | found["later"]:
+            assert word.specifier.contains(version(word.name), prereleases=True), word
 
 
 def test_readme_names_what_exists():
