@@ -278,7 +278,7 @@ def read_network(path: str | Path, arch: str, settings: Mapping[str, Any] | None
         arguments = {**_sizes(arch, arguments, key_of, tensors), **arguments}
         state = {name: single(tensor) for name, tensor in tensors.items()}
         model = _filled(arch, arguments, state) if own else load_reference(timm.create_model(arch, **arguments), state)
-    except WeightError as error:
+    except (WeightError, UnknownNameError) as error:
         hint = f" The file says that it holds a {said}." if said and said != arch else ""
         raise WeightError(f"{path}: does not fit {arch}: {error}{hint}") from None
     if own and said != arch and said in list_models() and said != type(model).__name__.lower():  # timm's for a class
