@@ -399,7 +399,7 @@ def test_a_second_signal_ends_at_once(data, tmp_path, monkeypatch):
 
 
 def test_the_command_says_where_it_stopped(data, tmp_path):
-    settings = ["epochs=1000", "batch_size=20"]
+    settings = ["epochs=1000", "batch_size=20", "checkpoint_every=1"]
     words = ["lrunet1_fmnist", "--data", str(data), "--output", str(tmp_path / "run"), "--device", "cpu"]
     command = [sys.executable, "-m", "zoo", "train", *words, *(w for s in settings for w in ("--set", s))]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -408,7 +408,7 @@ def test_the_command_says_where_it_stopped(data, tmp_path):
         process = subprocess.Popen(
             [*command, *more], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
-        while not (tmp_path / "run" / "log.jsonl").exists():
+        while not (tmp_path / "run" / "checkpoint.pt").exists():
             assert process.poll() is None
             time.sleep(0.02)
         return process
