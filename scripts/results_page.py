@@ -43,7 +43,8 @@ COLLAPSED = """## Collapsed forms
 
 Each staged weight has its network of plain layers beside it (`zoo.load_collapsed`, `zoo validate --collapsed`),
 measured on the whole test set. Differences of the scores are relative to the largest score, in float64 on random images
-and in float32 on the first 64 test images.
+and in float32 on the first 64 test images. Parameters are those of the file; batch norms that are still in it are
+folded when `zoo.load_collapsed` reads it.
 """
 
 AUTHORS = """## The authors' weights in our networks
@@ -60,8 +61,8 @@ def results_page(weights: dict[str, dict]) -> str:
     Args:
         weights: The manifest's.
     """
-    ours = {name: entry for name, entry in weights.items() if entry["origin"] == "zoo" and entry["results"]}
-    theirs = {name: entry for name, entry in weights.items() if entry["origin"] != "zoo" and entry["results"]}
+    ours = {name: entry for name, entry in weights.items() if not entry["origin_url"] and entry["results"]}
+    theirs = {name: entry for name, entry in weights.items() if entry["origin_url"] and entry["results"]}
     sections = [
         INTRO,
         "![accuracy against stored parameters](results.png)\n",
@@ -173,8 +174,8 @@ def _collapsed(name: str, entry: dict) -> list[str]:
 
 
 def _authors(name: str, entry: dict) -> list[str]:
-    ours, published = entry["results"][0]["top1"], entry["paper_result"]["top1"]
-    figures = [f"{ours:.2f}", f"{published:.2f}", f"{ours - published:+.2f}"]
+    ours, paper = entry["results"][0]["top1"], entry["paper_result"]
+    figures = [f"{ours:.2f}", *([f"{paper['top1']:.2f}", f"{ours - paper['top1']:+.2f}"] if paper else ["-", "-"])]
     return [f"`{name}`", entry["dataset"], f"{entry['params']['stored']:,}", *figures]
 
 

@@ -8,6 +8,7 @@ own are in docs/own_networks.md, a family of one's own in docs/add_a_family.md.
 """
 
 import os
+import runpy
 import shlex
 import sys
 from pathlib import Path
@@ -18,9 +19,8 @@ from PIL import Image
 from timm.models import save_for_hf
 
 import zoo
-from zoo.cli import main
-from zoo.cli.demo import SAMPLE
 
+SAMPLE = Path(zoo.__file__).parent / "data" / "fashion_mnist_1000"
 RECIPE = """weight: sparse_mlp_300_100.mine_fmnist
 dataset: fashion-mnist
 epochs: 2
@@ -60,9 +60,12 @@ def run(lines: str) -> None:
     """Each command as typed, in this process: starting Python anew for each would take longer than they do."""
     for line in filter(None, lines.splitlines()):
         print(f"\n$ {line}", flush=True)
-        code = main(shlex.split(line)[1:])
-        if code:
-            sys.exit(f"The tour ends here, with exit code {code}.")
+        sys.argv[1:] = shlex.split(line)[1:]
+        try:
+            runpy.run_module("zoo", run_name="__main__")
+        except SystemExit as end:
+            if end.code:
+                sys.exit(f"The tour ends here, with exit code {end.code}.")
 
 
 def networks_come_back() -> None:

@@ -39,9 +39,8 @@ def row(name: str, entry: dict) -> str:
 
 
 def after_collapse(entry: dict) -> list[str]:
-    """Parameters of the network of plain layers, and megabytes of them, also as a file that has half of that."""
-    form = entry.get("collapsed") or {}
-    count = form.get("parameters", entry["params"]["inference"])
+    """Parameters of the network of plain layers, batch norms folded, and megabytes of them, or as a smaller file."""
+    form, count = entry.get("collapsed") or {}, entry["params"]["inference"]
     half = f" ({form['size'] / 1e6:.1f} in float16)" if form.get("dtype") == "float16" else ""
     return [f"{count:,}", f"{4 * count / 1e6:.1f} MB{half}"]
 
@@ -80,8 +79,9 @@ def page() -> str:
         "The published figure of the authors' weights is that of the best of all epochs on the test set: selected",
         "on the images it is measured on; ours is that of the last epoch, and the test set was read once.",
         "",
-        "Collapsed: parameters of the network of plain layers that computes the same, each use of a layer with a",
-        "kernel of its own, and the size of its file in float32 (in brackets, of a staged one in half precision).",
+        "Collapsed: parameters of the network of plain layers that computes the same, as `zoo.load_collapsed` has it:",
+        "each use of a layer with a kernel of its own, batch norms folded; and the size of its file in float32 (in",
+        "brackets, of a staged one in half precision).",
         "",
         *HEADER,
         *(row(name, entry) for name, entry in by_accuracy(weights()).items()),

@@ -13,7 +13,7 @@ from .models import FAMILIES
 from .models._bounded import refused
 from .suggest import close_names
 from .weights.load import known_repository
-from .weights.manifest import refuse_damaged, warm_starts, weights
+from .weights.manifest import damaged, refuse_damaged, warm_starts, weights
 
 
 def family_of(name: str) -> str:
@@ -46,6 +46,9 @@ def check_name(name: str) -> str:
     arch, _, tag = name.partition(".")
     architectures = list_models()
     if arch not in architectures:
+        for left_out in damaged():
+            if left_out.split(".", 1)[0] == arch:
+                refuse_damaged(left_out)
         close = close_names(arch, architectures)
         tagged = [f"{other}.{tag}" for other in close if f"{other}.{tag}" in weights()]
         hint = f"Did you mean {', '.join(tagged or close)}?" if close else "See: zoo list"

@@ -42,7 +42,9 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 def _export(options: argparse.Namespace) -> None:
     found = named(options)
     path = options.output or found.name + FORMATS[options.format]
-    record = export(found.model, path, options.format, found.name, batch_norm=options.batch_norm, reuse=options.reuse)
+    about = {"dataset": found.dataset, "sha256": found.sha256}
+    forms = {"batch_norm": options.batch_norm, "reuse": options.reuse}
+    record = export(found.model, path, options.format, found.name, **about, **forms)
     print(f"{path}  sha256 {sha256_of(Path(path))}")
     print(json.dumps(record.to_dict(), indent=2))
 

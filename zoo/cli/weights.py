@@ -19,7 +19,7 @@ from ..weights.manifest import full_name, warm_starts, weights
 from ..weights.manifest import problems as problems_of_entries
 from ..weights.manifest_check import check_manifest
 from ..weights.packed import is_packed, pack, unpack
-from ..weights.paths import manifest_file
+from ..weights.paths import hub_problem, manifest_file
 from ..weights.warm_start import fetch_base
 
 
@@ -92,6 +92,8 @@ def _verify(options: argparse.Namespace) -> int:
         f"{len(copies)} files of {len(here)} weights, {len(problems)} wrong; "
         f"{len(absent)} of {len(names)} weights have no file here"
     )
+    if missing := hub_problem():
+        problems.append(f"{missing}.")
     if not options.name:
         problems += _problems_of_manifest()
     if options.name and absent:

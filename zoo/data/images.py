@@ -258,9 +258,9 @@ class ClearErrors:
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         try:
             yield from self.loader
-        except DataError as error:  # torch puts the worker's traceback before it
-            lines = re.findall(rf"^(?:\w+\.)*{DataError.__name__}: (.*)", str(error), re.MULTILINE)
-            raise DataError(lines[-1] if lines else str(error)) from None
+        except DataError as error:  # torch puts the worker's traceback before it, and our errors are one line
+            *_, message = re.split(rf"\\n(?:\w+\.)+{DataError.__name__}: ", str(error).removesuffix("\\n"))
+            raise DataError(message) from None
         except RuntimeError as error:
             text = str(error)
             if "DataLoader worker (pid" not in text:  # an error in a worker, not its end

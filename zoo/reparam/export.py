@@ -35,6 +35,8 @@ def export(
     name: str = "",
     input_size: tuple[int, int, int] | None = None,
     example: Tensor | None = None,
+    dataset: str = "",
+    sha256: str = "",
     **options: str,
 ) -> EquivalenceRecord:
     """Collapse a network, write it, read the file back and compare its outputs with the original's.
@@ -49,6 +51,8 @@ def export(
         name: Goes into the metadata; ``arch.tag`` of a weight, or any other.
         input_size: (channels, height, width) of its images, if the network's configuration does not say it.
         example: Inputs (batch, ...), at least two, to trace and compare with in place of random images.
+        dataset: What the network was trained on, if it is the user's own: its class names go into the metadata.
+        sha256: Of the file that the user's own network was read from, for the metadata.
         **options: As :func:`reparameterize`.
 
     Returns:
@@ -64,7 +68,7 @@ def export(
     record = equivalence_record(model, plain, input_size=input_size, example=example)
     inputs = placed(model, random_images(model, 4, 1, input_size) if example is None else example)
     write = {"safetensors": _safetensors, "onnx": _onnx, "torch-export": _torch_export}[form]
-    facts = file_facts(model, inputs, name)
+    facts = file_facts(model, inputs, name, dataset, sha256)
     content, found = write(plain, inputs, {**facts, "equivalence": json.dumps(record.to_dict())})
     expected = outputs_of(model, inputs)
     gap = largest([gap_of(a, b)[1] if a.shape == b.shape else math.nan for a, b in zip(expected, found, strict=True)])

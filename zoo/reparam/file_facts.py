@@ -19,7 +19,7 @@ from .collapsed import load_collapsed
 from .described import origin_of
 
 
-def file_facts(model: nn.Module, inputs: Tensor, name: str = "") -> dict[str, str]:
+def file_facts(model: nn.Module, inputs: Tensor, name: str = "", dataset: str = "", sha256: str = "") -> dict[str, str]:
     """Facts for a file's metadata; what is not known of a network is left out.
 
     Licence and sha256 are told only of a network that has a published weight's very tensors: one that was trained on
@@ -29,10 +29,12 @@ def file_facts(model: nn.Module, inputs: Tensor, name: str = "") -> dict[str, st
         model: The network before it is collapsed; its ``pretrained_cfg``, if it has one, says how images are prepared.
         inputs: What the file is made with, (batch, channels, height, width).
         name: What it is called; ``arch.tag`` of a weight only counts if it has that weight.
+        dataset: What it was trained on, if that is known; it gives the class names.
+        sha256: Of the file that its tensors were read from, if it is the user's own.
 
     Returns:
         ``producer``, ``name``, ``input_size``, ``mean``, ``std``, ``interpolation``, ``crop_pct``, ``class_names``,
-        ``weight``, ``weight_sha256`` and ``licence``, as far as they are known; lists as JSON.
+        ``weight``, ``weight_sha256``, ``licence`` and ``source_sha256``, as far as they are known; lists as JSON.
     """
     cfg, weight = _cfg(model), weight_of(model, name)
     facts: dict[str, Any] = {"producer": f"{DISTRIBUTION} {__version__}", "input_size": list(inputs.shape[1:])}
@@ -40,10 +42,12 @@ def file_facts(model: nn.Module, inputs: Tensor, name: str = "") -> dict[str, st
     if inputs.dim() == 4 and len(cfg.get("mean") or ()) == inputs.shape[1]:
         known = {key: cfg.get(key) for key in ("mean", "std", "interpolation", "crop_pct")}
         facts |= {key: list(value) if isinstance(value, tuple) else value for key, value in known.items() if value}
-    facts |= {"class_names": names} if (names := _class_names(model, cfg, weight)) else {}
+    facts |= {"class_names": names} if (names := _class_names(model, cfg, weight, dataset)) else {}
     if weight:
         entry = weights()[weight]
         facts |= {"weight": weight, "weight_sha256": entry["sha256"], "licence": entry["licence"]}
+    elif sha256:
+        facts["source_sha256"] = sha256
     return {key: value if isinstance(value, str) else json.dumps(value) for key, value in facts.items()}
 
 
@@ -84,11 +88,11 @@ def _same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     return shapes[0] == shapes[1] and all(torch.equal(one[key].cpu().double(), other[key].double()) for key in one)
 
 
-def _class_names(model: nn.Module, cfg: dict[str, Any], weight: str) -> list[str]:
-    """In label order: of the weight's data set, or what the user's own configuration says; empty if it is not known."""
+def _class_names(model: nn.Module, cfg: dict[str, Any], weight: str, dataset: str) -> list[str]:
+    """In label order: of the data set, or what the user's own configuration says; empty if it is not known."""
     names = list(cfg.get("label_names") or ())
-    if weight:
-        names = list(get_dataset(weights()[weight]["dataset"]).classes)
+    if dataset := weights()[weight]["dataset"] if weight else dataset:
+        names = list(get_dataset(dataset).classes)
     else:
         registered = get_arch_pretrained_cfgs(cfg.get("architecture") or "")
         if any(names == list(known.label_names or ()) for known in registered.values()):

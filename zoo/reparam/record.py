@@ -121,17 +121,22 @@ def random_images(
     return torch.randn(batch, *size, generator=generator, dtype=torch.float64, device="cpu")
 
 
+def _count(module: nn.Module) -> int:
+    return sum(1 for _ in module.parameters())
+
+
 def input_size_of(model: nn.Module) -> tuple[int, int, int]:
     """(channels, height, width) of the images a network takes.
 
     Channels are those of its first convolution; sides those that a part with an ``img_size`` was built for (timm's
-    patch embeddings), else those of the timm configuration of the network or of the one inside a wrapper.
+    patch embeddings), else those of the timm configuration of the network, or of a part that has all its parameters
+    (data parallel, a normalisation before it).
 
     Raises:
         ZooError: If it has no such configuration.
     """
     modules = list(model.modules())
-    cfgs = (getattr(module, "pretrained_cfg", None) or {} for module in modules)
+    cfgs = [m.pretrained_cfg or {} for m in modules if hasattr(m, "pretrained_cfg") and _count(m) == _count(model)]
     size = next((cfg["input_size"] for cfg in cfgs if "input_size" in cfg), None)
     if size is None:
         raise ZooError(

@@ -52,7 +52,7 @@ def refuse_damaged(name: str) -> None:
         WeightError: If its entry is damaged.
     """
     if problem := problems().get(name):
-        raise WeightError(f"{problem} Install the package again.")
+        raise WeightError(problem if "no family" in problem else f"{problem} Install the package again.")
 
 
 _FAMILY_OF: dict[str, str] = {}
