@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from timm.models import save_for_hf
 
 import zoo
-from zoo import checkpoints
+from zoo import checkpoints, named
 from zoo.cli import main
 from zoo.cli.demo import SAMPLE
 from zoo.evaluation.validate import validate
@@ -89,7 +89,7 @@ def test_a_run_is_measured_as_its_log_has_it(capsys):
 
 def test_any_file_of_the_architecture_is_a_checkpoint():
     """Plain, packed, and collapsed with the batch norms kept or folded, with and without metadata."""
-    model = checkpoints.load_named("saved").model
+    model = named.load_named("saved").model
     expected = right("saved")
     x = torch.rand(2, 1, 28, 28)
     Path("model.packed.safetensors").write_bytes(pack(Path("saved/model.safetensors").read_bytes()))
@@ -102,7 +102,7 @@ def test_any_file_of_the_architecture_is_a_checkpoint():
     assert main(words("export", "last", "--format", "safetensors", "-o", "out.safetensors")) == 0
     assert right(ARCH, "--checkpoint", "out.safetensors") == right("last"), "an export says how images are prepared"
     again = checkpoints.load_checkpoint("out.safetensors", ARCH).model
-    torch.testing.assert_close(again(x), checkpoints.load_named("last").model(x))
+    torch.testing.assert_close(again(x), named.load_named("last").model(x))
 
 
 @pytest.mark.parametrize("network", ["last", "local-dir:saved", "./saved"])
@@ -113,7 +113,7 @@ def test_every_verb_takes_a_run_and_a_folder(network, tmp_path, capsys):
     Image.new("L", (28, 28)).save("black.png")
     assert main(words("predict", network, "black.png", "--json", "--top", 10)) == 0
     (row,) = json.loads(capsys.readouterr().out)
-    expected = checkpoints.load_named(network).model
+    expected = named.load_named(network).model
     mean, std = (0.5, 0.25) if network == "last" else (0.2860, 0.3530)
     scores = expected(torch.full((1, 1, 28, 28), -mean / std)).softmax(1)[0]
     assert row["guesses"][0]["probability"] == pytest.approx(scores.max().item(), abs=1e-5)
@@ -131,7 +131,7 @@ def test_every_verb_takes_a_run_and_a_folder(network, tmp_path, capsys):
     assert main(words("bundle", "--install", "x.zoo", "--to", "there")) == 0
     assert main(words("mirror", "mirror", network)) == 0
     for folder in (Path("there", name), Path("mirror", "mirror", name, "resolve", "main")):
-        model = checkpoints.load_named(f"{folder}").model
+        model = named.load_named(f"{folder}").model
         assert all(torch.equal(t, model.state_dict()[k]) for k, t in expected.state_dict().items())
     assert right(f"there/{name}") == right(network)
     assert main(words("publish", network, "--namespace", "x", "--dry-run")) == 1
@@ -177,10 +177,10 @@ def test_a_name_is_a_name(caplog, capsys):
     """A folder that is called like a weight needs a separator; one that is not is found without."""
     name = "lrunet1_100.zoo_fmnist"
     shutil.copytree("saved", name)
-    checkpoints._say_once.cache_clear()
-    assert checkpoints.load_named(name).name == name
+    named._say_once.cache_clear()
+    assert named.load_named(name).name == name
     assert f"not as the folder ./{name}" in caplog.text
-    assert checkpoints.load_named(f"./{name}").name == f"{ARCH}.lrunet1_100_zoo_fmnist"
+    assert named.load_named(f"./{name}").name == f"{ARCH}.lrunet1_100_zoo_fmnist"
     for word, message in (
         ("nowhere", "No model is called"),
         ("./no", "No such folder: no"),
@@ -198,7 +198,7 @@ def test_a_part_of_the_images_is_no_measurement(capsys):
     assert (row["n"], row["of"]) == (7, 1000)
     assert "only the first 7 of 1,000 images" in row["warning"]
     assert "7 of 1000" in capsys.readouterr().out
-    whole = validate(checkpoints.load_named("last").model, "fashion-mnist", SAMPLE, device="cpu", limit=5000)
+    whole = validate(named.load_named("last").model, "fashion-mnist", SAMPLE, device="cpu", limit=5000)
     assert (whole.n, whole.of, whole.warning) == (1000, 1000, "")
     assert main(on_sample("last", "--limit", 0)) == 1
 

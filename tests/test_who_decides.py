@@ -15,7 +15,7 @@ from conftest import ROOT
 from interruption import same
 from loopback import running
 from loopback_hub import Repository, WritableHub
-from zoo.checkpoints import load_named
+from zoo.named import load_named
 from zoo.weights.manifest import weights
 
 NAME = "lrunet10_100.zoo_fmnist"

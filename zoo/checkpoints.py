@@ -1,13 +1,7 @@
-"""From what somebody names to a network: a weight, the folder of a run, a folder of their own, or any file of weights.
+"""From a file of weights to a network: whose names it uses, its sizes, and how images are prepared for it."""
 
-Of a file it is found out whose names it uses, its sizes, and how images are prepared for it.
-"""
-
-import functools
 import inspect
 import json
-import logging
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,26 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from .data.catalog import DATASETS, Dataset
-from .errors import DataError, UnknownNameError, WeightError, ZooError
-from .files import LARGEST_TEXT, is_file, read_file, write_atomically
+from .errors import DataError, UnknownNameError, WeightError
+from .files import write_atomically
 from .makers.registered import check_registered
 from .models import load_reference
 from .models._bounded import try_out
 from .models._reference import differences
-from .registry import check_name, create_model, list_models
-from .reparam import load_collapsed, reparameterize
+from .registry import check_name, list_models
+from .reparam import reparameterize
 from .weights.convert import safetensors_bytes
 from .weights.importers import Checkpoint, open_checkpoint, single, unwrapped
-from .weights.load import known_repository
-from .weights.manifest import collapsed_facts, facts, full_name, warm_starts
-from .weights.packed import weight_file
-from .weights.verify import sha256_of
-
-LOCAL = "local-dir:"
-"""timm's word before a folder."""
-
-HUB = ("hf-hub:", "hf_hub:")
-"""timm's words before a repository of the Hub."""
 
 _PROBES = {"num_classes": (2, 3), "in_chans": (1, 3)}
 """Arguments whose value is read off the tensors, and two values at which the shapes of a network are compared."""
@@ -62,191 +46,6 @@ class ReadNetwork:
     preparation: dict[str, Any]
     notes: tuple[str, ...]
     dataset: str = ""
-
-
-@dataclass(frozen=True)
-class Named:
-    """A network that somebody named.
-
-    Attributes:
-        model: The network, in eval mode, on the CPU.
-        name: ``arch.tag`` of a weight of the manifest; of a folder the architecture and the folder's name; of a file
-            the architecture.
-        dataset: What it was trained on; empty if nothing says so.
-        sha256: Of its file; empty if it has none of its own.
-        notes: What was chosen or assumed, a sentence each.
-        folder: Where it lies, if it is a folder of the user's own.
-    """
-
-    model: nn.Module
-    name: str
-    dataset: str = ""
-    sha256: str = ""
-    notes: tuple[str, ...] = ()
-    folder: Path | None = None
-
-
-def load_named(
-    word: str, checkpoint: str | Path | None = None, dataset: Dataset | None = None, collapsed: bool = False
-) -> Named:
-    """The network that a word of the command line stands for.
-
-    Args:
-        word: ``arch.tag``, an architecture for its first weight, or a folder as :func:`own_folder` finds it: that of a
-            run of ``zoo train`` (its averaged or best network where the recipe says so), or one that timm's
-            ``save_for_hf`` wrote.
-        checkpoint: A file to take the weights from; ``word`` is then its architecture.
-        dataset: How images are prepared for a file that does not say it; by default as the architecture's usually are.
-        collapsed: Return the network of plain layers.
-
-    Raises:
-        UnknownNameError: If there is no such name.
-        WeightError: If the weight cannot be had, the folder is of neither kind, or a file does not fit.
-        DataError: If the file's network takes images of other channels than the data set's.
-    """
-    if checkpoint is not None:
-        if own_folder(word) or "." in check_name(word):
-            raise ZooError(f"{word}: with --checkpoint name one architecture, without a tag (zoo list).")
-        read = load_checkpoint(checkpoint, word, dataset)
-        found = Named(read.model, word, read.dataset, sha256_of(Path(checkpoint)), read.notes)
-    elif folder := own_folder(word):
-        is_run = not word.startswith(LOCAL) and is_file(folder / "checkpoint.pt")
-        found = (_load_run if is_run else _load_saved)(folder)
-    elif word.startswith(HUB):
-        found = _load_from_hub(word)
-    elif check_name(word) in warm_starts():
-        found = Named(create_model(word, pretrained=True).eval(), word, "imagenet")
-    else:
-        name = full_name(word)
-        model = load_collapsed(name, batch_norm="keep") if collapsed else create_model(name, pretrained=True)
-        sha256 = (collapsed_facts(name) if collapsed else facts(name))["sha256"]
-        return Named(model.eval(), name, facts(name)["dataset"], sha256)
-    return replace(found, model=reparameterize(found.model)) if collapsed else found
-
-
-def own_folder(word: str) -> Path | None:
-    """The folder that a word of the command line names; None if it is the name of an architecture or weight.
-
-    A name is a name: a folder that is called like one needs a separator (``./NAME``) or timm's ``local-dir:``.
-
-    Raises:
-        UnknownNameError: If there is neither such a name nor such a folder.
-        WeightError: If there is no such folder.
-    """
-    if word.startswith(HUB):
-        return None
-    path = Path(word.removeprefix(LOCAL)).expanduser()
-    if word.startswith(LOCAL) or "/" in word or path.name in ("", ".", ".."):
-        if is_file(path):
-            raise WeightError(f"{path} is a file: name its architecture and add --checkpoint {path}.")
-        if not path.is_dir():
-            raise WeightError(f"No such folder: {path}")
-        return path
-    try:
-        check_name(word)
-    except UnknownNameError:
-        if path.is_dir():
-            return path
-        raise
-    if path.is_dir():
-        _say_once(f"{word} is taken by its name, not as the folder ./{word}")
-    return None
-
-
-@functools.cache
-def _say_once(sentence: str) -> None:
-    logging.getLogger("zoo").warning(sentence)
-
-
-def run_recipe(folder: Path) -> dict[str, Any]:
-    """The recipe of a run as plain values.
-
-    Raises:
-        WeightError: If the folder is not that of a run.
-    """
-    try:
-        values = json.loads(read_file(folder / "recipe.json", LARGEST_TEXT))
-    except FileNotFoundError:
-        raise WeightError(f"{folder}: not the folder of a run of zoo train: recipe.json is missing.") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise WeightError(f"{folder / 'recipe.json'}: cannot be read ({error}).") from None
-    if not isinstance(values, dict) or not (values.get("weight") or values.get("task")):
-        raise WeightError(f"{folder / 'recipe.json'}: not the recipe of a run of zoo train.")
-    return values
-
-
-def run_progress(folder: Path) -> tuple[int, int]:
-    """The finished epochs of a run, and how many its recipe has; errors as :func:`run_recipe`."""
-    log = folder / "log.jsonl"
-    done = sum(1 for line in log.read_text(encoding="utf-8").splitlines() if line) if is_file(log) else 0
-    return done, int(run_recipe(folder).get("epochs", 0))
-
-
-def own_name(arch: str, folder: Path) -> str:
-    """``arch.tag`` for a network in a folder of the user's own: its tag is the folder's name."""
-    tag = re.sub(r"[^a-z0-9]+", "_", folder.resolve().name.lower().removeprefix(f"{arch}.")).strip("_")
-    return f"{arch}.{tag or 'own'}"
-
-
-def _load_run(folder: Path) -> Named:
-    recipe = run_recipe(folder)
-    if recipe.get("task"):
-        raise WeightError(
-            f"{folder}: the run of a language model. Measure it with zoo validate {folder} --dataset "
-            f"{recipe.get('dataset', 'wikitext-2')} --data DIR; nothing else is done with one."
-        )
-    best = folder / "best.pt"
-    file = best if recipe.get("keep") == "best" and is_file(best) else folder / "checkpoint.pt"
-    arch, (done, epochs) = str(recipe["weight"]).split(".", 1)[0], run_progress(folder)
-    read = load_checkpoint(file, arch)
-    notes = (f"this run is unfinished: {done} of {epochs} epochs",) if done < epochs else ()
-    if is_file(folder / "config.json"):
-        notes += (f"the run's checkpoint was taken; the network saved beside it is {LOCAL}{folder}",)
-    return Named(read.model, own_name(arch, folder), read.dataset, sha256_of(file), notes, folder)
-
-
-def _load_from_hub(word: str) -> Named:
-    """A network of a Hub repository: verified if the repository has the name of a weight, else as it is."""
-    model = create_model(word, pretrained=True).eval()
-    repository = word.split(":", 1)[1].partition("@")[0]
-    if name := known_repository({"source": "hf-hub", "hf_hub_id": repository}):
-        return Named(model, name, facts(name)["dataset"], facts(name)["sha256"])
-    return Named(model, own_name(model.pretrained_cfg["architecture"], Path(repository)))
-
-
-def _load_saved(folder: Path) -> Named:
-    """A network in Hub form: what timm's ``save_for_hf`` writes."""
-    file = next((f for f in (weight_file(folder), folder / "pytorch_model.bin") if is_file(f)), None)
-    config = folder / "config.json"
-    if not is_file(config) and is_file(folder / "recipe.json"):
-        done, epochs = run_progress(folder)
-        raise WeightError(f"{folder}: a run without a checkpoint yet ({done} of {epochs} epochs); go on with --resume.")
-    if file is None or not is_file(config):
-        missing = [name for name, there in (("config.json", is_file(config)), ("model.safetensors", file)) if not there]
-        wanted = f"{' and '.join(missing)} {'are' if len(missing) > 1 else 'is'} missing"
-        if len(missing) == 1:
-            raise WeightError(f"{folder}: {wanted}; timm.models.save_for_hf writes both.")
-        raise WeightError(f"{folder}: no run of zoo train (no checkpoint.pt) and no saved network ({wanted}).")
-    notes: tuple[str, ...] = ()
-    try:
-        values = json.loads(read_file(config, LARGEST_TEXT))
-        arch = values["architecture"]
-        if not isinstance(arch, str) or not timm.is_model(arch):
-            raise WeightError(f"{config}: there is no architecture {arch!r}.")
-        model = create_model(f"{LOCAL}{folder}", pretrained=True)
-        cfg = model.pretrained_cfg
-        channels = (values.get("model_args") or {}).get("in_chans", cfg["input_size"][0])
-        if len(cfg["mean"]) != channels:  # timm writes the configuration that the network began with
-            mean, std = (sum(cfg[key]) / len(cfg[key]) for key in ("mean", "std"))
-            cfg |= {"input_size": (channels, *cfg["input_size"][1:])}
-            cfg |= {"mean": (mean,) * channels, "std": (std,) * channels}
-            notes = (f"config.json has no mean for {channels} channels: {mean:g} was taken (std {std:g})",)
-    except ZooError:
-        raise
-    except Exception as error:  # timm's own, and those of the libraries that read a damaged file
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise WeightError(f"{folder}: cannot be loaded as a saved network ({reason}).") from None
-    return Named(model.eval(), own_name(arch, folder), "", sha256_of(file), notes, folder)
 
 
 def read_network(path: str | Path, arch: str, settings: Mapping[str, Any] | None = None) -> ReadNetwork:

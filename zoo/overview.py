@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from .checkpoints import load_named, run_progress, run_recipe
 from .files import is_file
+from .named import load_named, run_progress, run_recipe
 from .registry import create_model, family_of
 from .reparam import count_parameters, density_report
 from .reparam.counts import count_macs
@@ -89,7 +89,7 @@ def own_overview(word: str, checkpoint: str | None = None) -> dict[str, Any]:
     """What is known of a network in a folder of the user's own, or in a file.
 
     Args:
-        word: As :func:`zoo.checkpoints.load_named`, like the next.
+        word: As :func:`zoo.named.load_named`, like the next.
         checkpoint: A file with the weights.
 
     Returns:
@@ -97,7 +97,7 @@ def own_overview(word: str, checkpoint: str | None = None) -> dict[str, Any]:
         ``sha256``; of a run also ``epochs`` (finished, of how many), its ``recipe`` and the log's last line, ``last``.
 
     Raises:
-        ZooError: As :func:`zoo.checkpoints.load_named`.
+        ZooError: As :func:`zoo.named.load_named`.
     """
     found = load_named(word, checkpoint)
     row: dict[str, Any] = {"name": checkpoint or word, "architecture": found.name.split(".", 1)[0]}

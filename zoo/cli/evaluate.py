@@ -4,7 +4,6 @@ import argparse
 import json
 import sys
 
-from ..checkpoints import Named, load_named
 from ..data.catalog import DATASETS
 from ..errors import DataError, ZooError
 from ..evaluation.measure import accuracy_table, measure
@@ -13,6 +12,7 @@ from ..evaluation.results import write_results
 from ..files import printable
 from ..language.commands import validate_runs
 from ..language.data import TEXT_DATASETS
+from ..named import Named, load_named
 
 NETWORK = "arch.tag, an architecture for its first weight, or a folder: a run's, or one that save_for_hf wrote"
 CHECKPOINT = "take the weights of this file, a run's .pt or as zoo import takes it; the name is its architecture"

@@ -2,8 +2,8 @@
 
 import argparse
 
-from ..checkpoints import own_folder
 from ..errors import UnknownNameError, ZooError
+from ..named import own_folder
 from ..publishing.bundle import install_bundle, write_bundle
 from ..publishing.mirror import write_mirror
 from ..publishing.mirror_server import MirrorServer

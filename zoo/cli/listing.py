@@ -7,9 +7,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ..checkpoints import own_folder
 from ..errors import UnknownNameError
 from ..evaluation.results import table
+from ..named import own_folder
 from ..overview import model_costs, model_overview, own_overview
 from ..registry import list_models
 from ..suggest import did_you_mean

@@ -10,9 +10,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ..checkpoints import run_progress
 from ..errors import ZooError
 from ..files import is_file
+from ..named import run_progress
 from ..settings import parse_settings
 
 

@@ -4,9 +4,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ..checkpoints import load_named
 from ..data.catalog import get_dataset
 from ..errors import DataError, ZooError
+from ..named import load_named
 from ..registry import create_model
 from ..weights.manifest import facts
 from .results import table
@@ -27,7 +27,7 @@ def measure(
     """Measure networks, one after the other. What was assumed of one goes to standard error.
 
     Args:
-        names: ``arch.tag``, architectures for their first weight, or folders, see :func:`zoo.checkpoints.load_named`;
+        names: ``arch.tag``, architectures for their first weight, or folders, see :func:`zoo.named.load_named`;
             with ``checkpoint`` one architecture.
         dataset: ``fashion-mnist``, ``cifar10``, ``cifar100``, ``mnist`` or ``imagenet``.
         data: Folder of the data set.

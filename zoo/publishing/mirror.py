@@ -17,9 +17,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ..checkpoints import own_folder
 from ..errors import HashMismatchError, WeightError
 from ..files import read_file, write_atomically
+from ..named import own_folder
 from ..weights.cached import locked
 from ..weights.card import model_card
 from ..weights.download import discard, download

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from ..checkpoints import load_named, own_folder
 from ..errors import WeightError
+from ..named import load_named, own_folder
 from ..reparam import count_parameters
 from ..weights.convert import safetensors_bytes
 from ..weights.manifest import facts, weights
@@ -29,7 +29,7 @@ def belongings(word: str, cache_dir: str | None = None) -> tuple[str, dict[str, 
     A folder is taken as it is: no manifest says what is in it, so its facts are only what its own file shows.
 
     Args:
-        word: ``arch.tag``, or a folder as :func:`zoo.checkpoints.own_folder` finds it.
+        word: ``arch.tag``, or a folder as :func:`zoo.named.own_folder` finds it.
         cache_dir: Where downloads are kept.
 
     Raises:

@@ -16,10 +16,10 @@ import numpy as np
 import timm
 import torch
 
-from ..checkpoints import run_progress
 from ..errors import ZooError
 from ..files import write_atomically
 from ..locks import alone
+from ..named import run_progress
 from ..version import __version__
 from ..weights.pickles import read_pickle
 from .distributed import Processes

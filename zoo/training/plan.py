@@ -13,12 +13,13 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from ..checkpoints import as_stored_now, run_recipe
+from ..checkpoints import as_stored_now
 from ..data import DATASETS, get_dataset, load_arrays
 from ..data.images import ImageFolder
 from ..errors import ZooError
 from ..makers.masked import MaskedWeight
 from ..models._reference import differences
+from ..named import run_recipe
 from ..registry import family_of
 from ..reparam import count_parameters
 from ..weights.manifest import paper_of, paper_url, problem_with, warm_starts
