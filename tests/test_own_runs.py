@@ -1,5 +1,6 @@
 """A newcomer's own runs and folders: every verb takes them, and a run is staged as what it was."""
 
+import gzip
 import json
 import os
 import shutil
@@ -62,7 +63,8 @@ def place(tmp_path_factory):
         patch.setattr("zoo.training.curve.plot_loss", lambda *_: None)  # curves have tests of their own
         for name, changes in CHANGES.items():
             loop.train(load_recipe(folder / "own.yaml", changes), folder / "data", folder / name, device="cpu")
-    saved = timm.create_model(ARCH, num_classes=10, sparsity=0, pretrained_cfg_overlay={"tag": "mine"})
+    cfg = {"tag": "mine", "license": "apache-2.0", "description": "of another", "origin_url": "https://localhost"}
+    saved = timm.create_model(ARCH, num_classes=10, sparsity=0, pretrained_cfg_overlay=cfg)
     save_for_hf(saved, str(folder / "saved"), model_args={"sparsity": 0}, safe_serialization=True)
     return folder
 
@@ -126,6 +128,7 @@ def test_every_verb_takes_a_run_and_a_folder(network, tmp_path, capsys):
     assert row["architecture"] == ARCH
     assert row.get("epochs") == ("2 of 2" if network == "last" else None)
     assert main(words("bundle", network, "-o", "x.zoo")) == 0
+    assert "zoo bundle --install FILE --to DIR\n" in capsys.readouterr().out
     assert main(words("bundle", "--install", "x.zoo")) == 1
     assert "--to DIR" in capsys.readouterr().err
     assert main(words("bundle", "--install", "x.zoo", "--to", "there")) == 0
@@ -133,6 +136,8 @@ def test_every_verb_takes_a_run_and_a_folder(network, tmp_path, capsys):
     for folder in (Path("there", name), Path("mirror", "mirror", name, "resolve", "main")):
         model = named.load_named(f"{folder}").model
         assert all(torch.equal(t, model.state_dict()[k]) for k, t in expected.state_dict().items())
+        config = json.loads((folder / "config.json").read_text())
+        assert not {"license", "description", "origin_url"} & {*config, *config["pretrained_cfg"]}
     assert right(f"there/{name}") == right(network)
     assert main(words("publish", network, "--namespace", "x", "--dry-run")) == 1
     assert "zoo stage" in capsys.readouterr().err
@@ -192,12 +197,15 @@ def test_a_name_is_a_name(caplog, capsys):
     assert "add --checkpoint saved/model.safetensors" in capsys.readouterr().err
 
 
-def test_a_part_of_the_images_is_no_measurement(capsys):
-    assert main(on_sample("last", "--limit", 7, "--results", "r.json")) == 0
-    (row,) = json.loads(Path("r.json").read_text())
+def test_a_part_of_the_images_is_no_measurement(capsys, caplog):
+    assert main(on_sample("last", "best", "--limit", 7, "--results", "r.json")) == 0
+    row, other = json.loads(Path("r.json").read_text())
     assert (row["n"], row["of"]) == (7, 1000)
-    assert "only the first 7 of 1,000 images" in row["warning"]
-    assert "7 of 1000" in capsys.readouterr().out
+    assert "only the first 7 of 1,000 images" in row["warning"] == other["warning"]
+    out = capsys.readouterr().out
+    assert "7 of 1000" in out
+    assert "only the first" not in out
+    assert caplog.text.count("only the first 7 of 1,000 images") == 1, "said once, whatever is measured"
     whole = validate(named.load_named("last").model, "fashion-mnist", SAMPLE, device="cpu", limit=5000)
     assert (whole.n, whole.of, whole.warning) == (1000, 1000, "")
     assert main(on_sample("last", "--limit", 0)) == 1
@@ -253,18 +261,40 @@ def stage(place, tmp_path, monkeypatch):
     return run
 
 
-def test_a_run_with_changed_values_is_staged_as_what_it_was(place, stage):
+def test_a_run_with_changed_values_is_staged_as_what_it_was(place, stage, caplog):
     entry = stage("best", name=f"{ARCH}.mine_fmnist")
     folder = Path("hub", f"{ARCH}.mine_fmnist")
     assert entry["results"][0]["correct"] == right("best")
     assert (entry["origin"], entry["recipe"], entry.get("twins")) == ("a user of this zoo", None, None)
-    assert "best of 2 epochs on 250 training images held out" in entry["description"]
+    said = "by a user of this zoo, on 750 of 1,000 training images; best of 2 epochs on 250 training images held out"
     card = (folder / "README.md").read_text()
+    config = json.loads((folder / "config.json").read_text())["pretrained_cfg"]
+    assert all(said in text for text in (entry["description"], card, config["description"]))
     assert "by this project" not in card + json.dumps(entry)
     assert "see below" not in card
     assert "`zoo train recipe.json`" in card
     again = load_recipe(folder / "recipe.json")
     assert again == load_recipe(place / "own.yaml", {**CHANGES["best"], "weight": f"{ARCH}.mine_fmnist"})
+    stage("best", name=f"{ARCH}.mine_fmnist")
+    assert "replaces" not in caplog.text
+    stage("last", name=f"{ARCH}.mine_fmnist")
+    assert f"replaces {ARCH}.mine_fmnist, whose file had the sha256 {entry['sha256']}" in caplog.text
+
+
+def test_what_was_held_out_is_told_where_it_cannot_be_counted(place, stage, monkeypatch):
+    """A folder with the test split alone, and one whose training images are others."""
+    name, other = f"{ARCH}.mine_fmnist", Path("other")
+    monkeypatch.setattr(staging, "store", lambda model, _: pytest.fail(model.pretrained_cfg["description"]))
+    for count in (0, 100, 500):
+        shutil.rmtree(other, ignore_errors=True)
+        shutil.copytree(place / "data", other, ignore=lambda _, names: [n for n in names if n.startswith("train")])
+        for path in SAMPLE.glob("*.gz") if count else ():
+            start, size = (16, 784) if "images" in path.name else (8, 1)
+            content = gzip.decompress(path.read_bytes())
+            content = content[:4] + count.to_bytes(4, "big") + content[8 : start + count * size]
+            (other / path.stem.replace("t10k", "train")).write_bytes(content)
+        with pytest.raises(pytest.fail.Exception, match="user of this zoo, on all but 250 of the training images; bes"):
+            stage("best", name=name, data=other.resolve())
 
 
 def test_who_trained_it_is_who_says_so(stage, monkeypatch):
@@ -308,18 +338,32 @@ def unfinished(folder):
     ("change", "options", "message"),
     [
         (None, {"name": f"{ARCH}.mine_c10"}, "trained on fashion-mnist: name it"),
-        (None, {"name": f"{ARCH}.Mine_fmnist"}, "no name of a weight"),
-        (None, {"name": "nobody.mine_fmnist"}, "No model is called"),
+        (None, {"name": f"{ARCH}.mine_c10"}, rf"--as {ARCH}\.mine_fmnist$"),
+        *(
+            (None, {"name": f"{ARCH}{tag}"}, rf"no name of a.*--as {ARCH}\.mine_fmnist$")
+            for tag in (".Bad tag", "", ".")
+        ),
+        (None, {"name": f"{ARCH}.zoomy_fmnist"}, rf"begin with zoo.*--as {ARCH}\.mine_fmnist$"),
+        *(
+            (None, {"name": f"{arch}.b_fmnist"}, rf"^copy is a run of {ARCH}, not of {arch}: --as {ARCH}\.b_fmnist$")
+            for arch in ("nobody", "lrunet1_100", "Sparse")
+        ),
+        (None, {"name": "b c"}, rf"not of b c: --as {ARCH}\.mine_fmnist$"),
         (
             None,
             {"name": f"{ARCH}.zoo_mine_fmnist"},
             r"those of weights of this project.*--as sparse_mlp_300_100\.mine_f",
         ),
-        (taken, {}, r"a weight of the manifest already, by B: .*--as"),
+        (taken, {}, r"a weight of the manifest already, by B: .*--as sparse_mlp_300_100\.trial_2_fmnist$"),
         (None, {"seeds": ["last"]}, "seeds 0, 0: each may appear once"),
-        (None, {"seeds": ["best"]}, "not a run of this recipe"),
+        (
+            None,
+            {"seeds": ["best"]},
+            r"^best: not a run of this recipe.*; --seeds takes runs that differ in nothing but",
+        ),
         (None, {"data": "nowhere"}, "nowhere"),
-        (None, {"recipe_name": "lrunet1_fmnist"}, "not a run of this recipe"),
+        (None, {"recipe_name": "lrunet1_fmnist"}, r"; leave --recipe out and name it: --as \S+\.trial_fmnist$"),
+        (edit(weight=f"{ARCH}.zoo_fmnist"), {"recipe_name": "lrunet1_fmnist"}, rf"--as {ARCH}\.mine_fmnist$"),
         (unfinished, {}, "epoch 1 of 2; finish it first"),
         (lambda f: (f / "log.jsonl").unlink(), {}, "log.jsonl"),
         (edit(task="language"), {}, "language model"),

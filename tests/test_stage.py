@@ -70,6 +70,7 @@ def test_a_staged_weight_is_whole(place):
     assert all(f"`{name}`" in (folder / "README.md").read_text() for name in names - {"config.json", "README.md"})
     assert [path.name for path in place.hub.iterdir()] == [folder.name], "nothing half-written is left"
     assert entry["sha256"] == sha256_of(folder / "model.safetensors")
+    assert all((place.hub / file).is_file() for file in (entry["training_log"], entry["sources"][0]["path"]))
     assert entry["model_args"] == {"sparsity": 0.5, "batch_norm": False}
     assert json.loads((folder / "config.json").read_text())["model_args"].items() >= entry["model_args"].items()
     assert json.loads((folder / "config.json").read_text())["pretrained_cfg"]["paper_ids"].startswith("https://")

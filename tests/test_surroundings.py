@@ -131,8 +131,12 @@ def test_the_staged_folder_is_the_one_that_was_named(own_cache, entries, tmp_pat
         ("none", "ZOO_HUB is .*none, and there is no"),
     ):
         monkeypatch.setenv("ZOO_HUB", str(tmp_path / folder))
-        with pytest.raises(zoo.WeightError, match=said):
+        with pytest.raises(zoo.WeightError, match=rf"{said}.*\), or set ZOO_HUB to the folder it was staged into\.$"):
             zoo.create_model(name, pretrained=True)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(zoo.WeightError, match=r"\) or connect to the network\.$"):
+        zoo.create_model("lrunet1_100.okankop_fmnist", pretrained=True)
+    monkeypatch.delenv("HF_HUB_OFFLINE")
     target = cached_file(name, entries[name])
     target.parent.mkdir(parents=True)
     shutil.copy(place, target)

@@ -62,9 +62,11 @@ def _bundle(options: argparse.Namespace) -> None:
         return
     if not options.name or not options.output or options.to:
         raise ZooError("Write a bundle with zoo bundle NAME ... -o FILE, install one with zoo bundle --install FILE.")
-    for name in write_bundle(_chosen(options.name), options.output):
+    written = write_bundle(_chosen(options.name), options.output)
+    for name in written:
         print(f"{name}  {'verified' if name in weights() else 'as it is'}")
-    print(f"{options.output}: on the other machine, zoo bundle --install FILE")
+    to = "" if all(name in weights() for name in written) else " --to DIR"
+    print(f"{options.output}: on the other machine, zoo bundle --install FILE{to}")
 
 
 def _mirror(options: argparse.Namespace) -> None:

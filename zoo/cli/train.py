@@ -47,7 +47,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         type=seconds,
         default=0,
         metavar="TIME",
-        help="stop after 90 (seconds), 90s, 9m or 2h, to be resumed",
+        help="stop after 90 (seconds), 90s, 9m or 2h, to be resumed; starting Python is not counted",
     )
     parser.add_argument(
         "--longest",

@@ -10,9 +10,10 @@ from ..named import load_named
 from ..registry import create_model
 from ..weights.manifest import facts
 from .results import table
-from .validate import Result, validate
+from .validate import Result, validate, warned_once
 
 
+@warned_once()
 def measure(
     names: Sequence[str],
     dataset: str,
@@ -24,7 +25,7 @@ def measure(
     device: str = "",
     limit: int = 0,
 ) -> list[Result]:
-    """Measure networks, one after the other. What was assumed of one goes to standard error.
+    """Measure networks, one after the other. What was assumed of one goes to standard error, warnings are logged once.
 
     Args:
         names: ``arch.tag``, architectures for their first weight, or folders, see :func:`zoo.named.load_named`;
@@ -56,6 +57,7 @@ def measure(
     return results
 
 
+@warned_once()
 def measure_again(
     names: Sequence[str], folders: Mapping[str, str | Path], cache_dir: str | Path | None = None
 ) -> tuple[list[list[str]], list[str]]:
@@ -97,7 +99,7 @@ def measure_again(
 
 
 def accuracy_table(results: Sequence[Result]) -> str:
-    """Measurements as text, a line each under a header; below them a line for each of their warnings."""
+    """Measurements as text, a line each under a header; their warnings have been logged."""
     cells = [
         [
             r.name,
@@ -111,5 +113,4 @@ def accuracy_table(results: Sequence[Result]) -> str:
         for r in results
     ]
     header = ["name", "data set", "top-1 %", "top-5 %", "n", "95 % interval", "images/s"]
-    warnings = dict.fromkeys(f"warning: {r.warning}" for r in results if r.warning)
-    return "\n".join([table(cells, header), *warnings])
+    return table(cells, header)

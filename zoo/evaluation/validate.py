@@ -1,5 +1,6 @@
 """Top-1 and top-5 accuracy of a network on a data set."""
 
+import contextlib
 import logging
 import math
 import platform
@@ -64,6 +65,23 @@ class Result:
     left_out: int = 0
     warning: str = ""
     of: int = 0
+
+
+@contextlib.contextmanager
+def warned_once() -> Iterator[None]:
+    """Within it, a warning that several measurements share is logged once."""
+    said: set[str] = set()
+
+    def is_new(record: logging.LogRecord) -> bool:
+        known = record.getMessage() in said
+        said.add(record.getMessage())
+        return not known
+
+    _LOGGER.addFilter(is_new)
+    try:
+        yield
+    finally:
+        _LOGGER.removeFilter(is_new)
 
 
 def validate(

@@ -1,8 +1,10 @@
 """What somebody's own network, in the folder of a run or as timm saved it, takes along in a bundle or a mirror."""
 
+import json
 from typing import Any
 
 from ..errors import WeightError
+from ..files import LARGEST_TEXT, read_file
 from ..named import load_named, own_folder
 from ..reparam import count_parameters
 from ..weights.convert import safetensors_bytes
@@ -20,7 +22,10 @@ from .repository import (
     size_and_sha256,
 )
 
-NO_LICENCE = "Whoever trained this weight decides on its licence; none was given.\n"
+FOREIGN = ("license", "description", "origin_url")
+"""Entries of a configuration that speak of the weight that training began with, whose they stay."""
+
+NO_LICENCE = "Whoever trained this weight decides on its licence; none was given, unless README.md names one.\n"
 
 
 def belongings(word: str, cache_dir: str | None = None) -> tuple[str, dict[str, Any], dict[str, File]]:
@@ -42,8 +47,9 @@ def belongings(word: str, cache_dir: str | None = None) -> tuple[str, dict[str, 
     if (found.folder / "checkpoint.pt").is_file() or not (found.folder / MODEL).is_file():
         tensors = {key: tensor.contiguous() for key, tensor in found.model.state_dict().items()}
         files: dict[str, File] = {MODEL: safetensors_bytes(tensors, {"format": "pt"}), CONFIG: config_json(found.model)}
+        files[CONFIG] = _without_foreign(files[CONFIG])
     else:
-        files = {MODEL: found.folder / MODEL, CONFIG: saved}
+        files = {MODEL: found.folder / MODEL, CONFIG: _without_foreign(read_file(saved, LARGEST_TEXT))}
     wanted = (CARD, LICENCE, *OPTIONAL)
     files |= {file: found.folder / file for file in wanted if (found.folder / file).is_file()}
     entry: dict[str, Any] = {"own": True, **size_and_sha256(files[MODEL])}
@@ -56,3 +62,12 @@ def belongings(word: str, cache_dir: str | None = None) -> tuple[str, dict[str, 
     files.setdefault(CARD, f"{card}{f', trained on {found.dataset}' if found.dataset else ''}.\n".encode())
     files.setdefault(LICENCE, NO_LICENCE.encode())
     return found.name, entry, dict(sorted(files.items()))
+
+
+def _without_foreign(config: bytes) -> bytes:
+    """A ``config.json`` without :data:`FOREIGN`: who trained a network decides on its licence."""
+    values = json.loads(config)
+    for place in (values, values.get("pretrained_cfg") or {}):
+        for key in FOREIGN:
+            place.pop(key, None)
+    return (json.dumps(values, indent=2) + "\n").encode()

@@ -1,8 +1,10 @@
 """What is checked before a run is staged, in about a second, and the manifest entry that it is going to have."""
 
+import contextlib
 import json
 import os
 import re
+import shlex
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -22,11 +24,12 @@ from ..models._reference import differences
 from ..named import run_recipe
 from ..registry import family_of
 from ..reparam import count_parameters
-from ..weights.manifest import paper_of, paper_url, problem_with, warm_starts
+from ..weights.manifest import manifest, paper_of, paper_url, problem_with, warm_starts
 from ..weights.manifest_change import read_manifest
 from ..weights.manifest_check import check_manifest
 from . import checkpoint
 from .comparison import comparison
+from .data import load_splits
 from .recipe import RECIPES, Recipe, load_recipe
 from .sparsity.base import layers_with
 from .sparsity.entries import clear_inactive
@@ -85,17 +88,19 @@ def plan(
     wanted = load_recipe(recipe_name) if recipe_name else None
     recipe, state = read_run(run, wanted)
     others = [read_run(seed, recipe, ("seed",)) for seed in seeds]
+    _check_arch(run, recipe, name, content)
     recipe = replace(recipe, weight=name or recipe.weight)
     name = recipe.weight
     shipped = _shipping(recipe, recipe_name)
     who = " ".join(trained_by.split()) or (US if shipped else SOMEBODY)
     _check_name(run, recipe, shipped, who, content)
-    model = network_of(recipe, state, _description(recipe, who))
+    description = _description(recipe, who, _share(recipe, state, data))
+    model = network_of(recipe, state, description)
     runs = [(other.seed, network_of(other, its)) for other, its in others]
     _check_seeds(recipe, [seed for seed, _ in runs], content["weights"].get(name, {}).get("seeds"))
     check_size(name, sum(t.numel() * (2 if t.is_floating_point() else 1) for t in model.state_dict().values()))
     entry = {
-        **_facts(recipe, model, who),
+        **_facts(recipe, model, who, description),
         **comparison(recipe, recipe_name or shipped, content["weights"]),
         "recipe": shipped or None,
         "sources": [{"kind": "staged", "path": f"{name}/model.safetensors", "embedded": embedded}],
@@ -127,13 +132,31 @@ def _differences(recipe: Recipe, wanted: Recipe, free: Sequence[str] = ()) -> li
     return [f"{key} {theirs[key]!r}, there {ours[key]!r}" for key in different]
 
 
+def _suggestion(recipe: Recipe, name: str, content: dict[str, Any]) -> str:
+    """A free name for somebody's run: its own architecture, what can be kept of the tag of ``name``, and its data."""
+    arch, suffix = recipe.weight.split(".", 1)[0], get_dataset(recipe.dataset).suffix
+    tag = name.partition(".")[2].removeprefix("zoo_")
+    own = next((tag[: -len(end)] for d in DATASETS.values() if tag.endswith(end := f"_{d.suffix}")), tag)
+    if not re.fullmatch(r"[a-z0-9_]+", own) or own.startswith("zoo") or own in {d.suffix for d in DATASETS.values()}:
+        own = "mine"
+    tags = (f"{arch}.{own}{number}_{suffix}" for number in ("", *(f"_{n}" for n in range(2, 10_000))))
+    return next(name for name in tags if name not in content["weights"] and name not in warm_starts())
+
+
+def _check_arch(run: Path, recipe: Recipe, name: str, content: dict[str, Any]) -> None:
+    """Refuse the name of another network than the run's, which its tensors would not tell in words."""
+    arch, other = (weight.split(".", 1)[0] for weight in (recipe.weight, name))
+    if name and other != arch:
+        told = f"{run} is a run of {arch}, not of {other or repr(name)}"
+        raise ZooError(f"{told}: --as {_suggestion(recipe, name, content)}")
+
+
 def _check_name(run: Path, recipe: Recipe, shipped: str, who: str, content: dict[str, Any]) -> None:
     """Refuse names that are none, or that stand for another weight; the message has the command that goes on."""
     name, suffix = recipe.weight, get_dataset(recipe.dataset).suffix
     arch, _, tag = name.partition(".")
     family_of(arch)
-    own = tag.removeprefix("zoo_").removesuffix(f"_{suffix}") if tag != f"zoo_{suffix}" else ""
-    hint = f"zoo stage {run} --data DIR --as {arch}.{own or 'mine'}_{suffix}"
+    hint = f"zoo stage {shlex.quote(str(run))} --data DIR --as {_suggestion(recipe, name, content)}"
     if not _NAME.fullmatch(name):
         raise ZooError(f"{name!r} is no name of a weight: it is arch.tag, in small letters, digits and _: {hint}")
     if not name.endswith(f"_{suffix}"):
@@ -180,7 +203,8 @@ def read_run(run: str | Path, wanted: Recipe | None = None, free: Sequence[str] 
         free: Keys in which it may differ beside :data:`FREE`.
 
     Returns:
-        The recipe, and the checkpoint of the last epoch, or by ``keep: best`` of the best one, with the run's ``log``.
+        The recipe, and the checkpoint of the last epoch, or by ``keep: best`` of the best one, with the run's
+        ``log`` and the sha256 of the training ``data``, if it is known.
 
     Raises:
         ZooError: If it is no finished run of this recipe.
@@ -194,8 +218,9 @@ def read_run(run: str | Path, wanted: Recipe | None = None, free: Sequence[str] 
         raise ZooError(f"{run}: not a run of zoo train ({error}).") from None
     different = _differences(recipe, wanted, free) if wanted else []
     if different:
-        listed = ", ".join(different[:6])
-        raise ZooError(f"{run}: not a run of this recipe ({listed}); name the recipe it was made with.")
+        advice = f"leave --recipe out and name it: --as {_suggestion(recipe, recipe.weight, manifest())}"
+        advice = "--seeds takes runs that differ in nothing but their seeds" if free else advice
+        raise ZooError(f"{run}: not a run of this recipe ({', '.join(different[:6])}); {advice}")
     state = checkpoint.load(run / "checkpoint.pt")
     if state["epoch"] != recipe.epochs:
         raise ZooError(f"{run}: epoch {state['epoch']} of {recipe.epochs}; finish it first with zoo train --resume.")
@@ -203,8 +228,9 @@ def read_run(run: str | Path, wanted: Recipe | None = None, free: Sequence[str] 
         log = [json.loads(line) for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines()]
     except (OSError, ValueError) as error:
         raise ZooError(f"{run / 'log.jsonl'}: cannot be read ({error}), and a weight is staged with it.") from None
+    data = (state.get("identity") or {}).get("data")
     state = checkpoint.load(run / "best.pt") if recipe.keep == "best" else state
-    return recipe, {**state, "log": log}
+    return recipe, {**state, "log": log, "data": data}
 
 
 def network_of(recipe: Recipe, state: dict[str, Any], description: str = "") -> nn.Module:
@@ -242,19 +268,30 @@ def network_of(recipe: Recipe, state: dict[str, Any], description: str = "") -> 
     return model
 
 
-def _description(recipe: Recipe, who: str) -> str:
+def _share(recipe: Recipe, state: dict[str, Any], data: str | Path) -> str:
+    """How many of the training images a run had, in words; empty if it had all. They are counted where they lie."""
+    if not recipe.held_out:
+        return ""
+    with contextlib.suppress(ZooError):  # a folder with the test split alone will do
+        parts, digest = load_splits(recipe, data, torch.device("cpu"))
+        if digest == state["data"]:
+            return f", on {len(parts['train']):,} of {sum(map(len, parts.values())):,} training images"
+    return f", on all but {recipe.held_out:,} of the training images"
+
+
+def _description(recipe: Recipe, who: str, share: str) -> str:
     arch, data = recipe.weight.split(".", 1)[0], get_dataset(recipe.dataset).name
     chosen = f"best of {recipe.epochs} epochs on {recipe.held_out:,} training images held out for that"
     chosen = chosen if recipe.keep == "best" else "last epoch"
-    return f"{arch} trained on {data} by {who}; {chosen}, nothing chosen on test images"
+    return f"{arch} trained on {data} by {who}{share}; {chosen}, nothing chosen on test images"
 
 
-def _facts(recipe: Recipe, model: nn.Module, who: str) -> dict[str, Any]:
+def _facts(recipe: Recipe, model: nn.Module, who: str, description: str) -> dict[str, Any]:
     """The part of a manifest entry that recipe and network decide; the rest has values of no meaning yet."""
     name, info, (mean, std) = recipe.weight, get_dataset(recipe.dataset), recipe.normalisation()
     return {
         "family": family_of(name.split(".", 1)[0]),
-        "description": _description(recipe, who),
+        "description": description,
         "dataset": info.name,
         "num_classes": info.num_classes,
         "preprocessing": {
@@ -273,7 +310,7 @@ def _facts(recipe: Recipe, model: nn.Module, who: str) -> dict[str, Any]:
         "origin": _origin(who),
         "origin_url": None,
         "recipe": None,
-        "training_log": f"hub/{name}/training_log.jsonl",
+        "training_log": f"{name}/training_log.jsonl",
         "results": [],
         "params": count_parameters(model),
     }

@@ -2,6 +2,7 @@
 
 import datetime
 import json
+import logging
 import os
 import shutil
 import statistics
@@ -12,7 +13,7 @@ from typing import Any
 from torch import nn
 
 from ..errors import ZooError
-from ..evaluation.validate import Result, validate
+from ..evaluation.validate import Result, validate, warned_once
 from ..extras import require
 from ..files import write_atomically
 from ..publishing.repository import CONFIG, config_json
@@ -26,8 +27,10 @@ from .recipe import Recipe
 from .staged_files import Measure, check_size, store, write_collapsed, write_packed
 
 __all__ = ["network_of", "read_run", "stage"]
+_LOGGER = logging.getLogger(__name__)
 
 
+@warned_once()
 def stage(
     run: str | Path,
     data: str | Path,
@@ -40,6 +43,8 @@ def stage(
     trained_by: str = "",
 ) -> dict[str, Any]:
     """Stage the result of a finished run; the test set is read here.
+
+    A weight of that name with other tensors is replaced, which is logged.
 
     The file is in half precision if exactly as many test images are right as in float32. Beside it lie the collapsed
     form with its equivalence record, the packed form of a sparse network, the recipe as it was resolved, logs, curve
@@ -74,6 +79,12 @@ def stage(
     def measure(network: nn.Module) -> Result:
         return validate(network, recipe.dataset, data, name=name, device="cpu")
 
+    before: dict[str, Any] = {}
+
+    def enter(content: dict[str, Any]) -> None:
+        before.update(content["weights"].get(name, {}))
+        planned.enter(content, entry)
+
     stored = store(model, measure)
     part = hub / f".{name}.{os.getpid()}.part"
     try:
@@ -96,11 +107,13 @@ def stage(
         plot_loss(planned.state["log"], part / "curve.png", name, stored.result.top1)
         card = model_card(name, entry, files=[path.name for path in part.iterdir()])
         write_atomically(card.encode(), part / "README.md")
-        replace_staged(name, part, hub, manifest_file, lambda content: planned.enter(content, entry))
+        replace_staged(name, part, hub, manifest_file, enter)
     except OSError as error:
         raise ZooError(f"{hub}: {name} cannot be staged ({error.strerror or error}); all is as it was.") from None
     finally:
         shutil.rmtree(part, ignore_errors=True)
+    if before and before["sha256"] != entry["sha256"]:
+        _LOGGER.warning(f"replaces {name}, whose file had the sha256 {before['sha256']}")
     return entry
 
 

@@ -96,9 +96,11 @@ def find_verified(name: str, entry: dict[str, Any], cache_dir: str | Path | None
     if hub_folder() != shipped_hub() and is_file(shipped_hub() / _staged_path(name, entry)):
         failures.append(f"{shipped_hub()} has it, but ZOO_HUB names another folder of staged weights")
     tried = "; ".join(failures) or "it is neither staged nor cached, not on the Hub, and has no authors' release"
+    elsewhere = any(place["kind"] != "staged" for place in entry["sources"])
+    hint = " or connect to the network" if elsewhere else ", or set ZOO_HUB to the folder it was staged into"
     raise WeightError(
         f"{name} could not be had: {tried}. Put its file at {hub_folder() / _staged_path(name, entry)} "
-        "(sha256 {}) or connect to the network.".format(entry["sha256"])
+        f"(sha256 {entry['sha256']}){hint}."
     )
 
 
