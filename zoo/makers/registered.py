@@ -15,7 +15,8 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from ..errors import ZooError
 
-_OWN_KEYS = frozenset(vars(nn.Module()))
+OWN_KEYS = frozenset(vars(nn.Module()))
+"""Attributes that every module has, its registered parts among them."""
 _LIBRARIES = ("builtins", "torch.", "timm.", "zoo.")
 
 
@@ -35,7 +36,7 @@ def check_registered(model: nn.Module) -> None:
         cls = type(module).__mro__[1] if is_parametrized(module) else type(module)
         if cls.__module__.startswith(("torch.", "torchvision.")):
             continue
-        places = {key: value for key, value in vars(module).items() if key not in _OWN_KEYS}
+        places = {key: value for key, value in vars(module).items() if key not in OWN_KEYS}
         for base in reversed(cls.__mro__):
             if not base.__module__.startswith(_LIBRARIES):
                 places |= {f"{key}()": value for key, value in _steps_of(base).items()}

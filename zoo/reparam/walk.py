@@ -1,13 +1,15 @@
 """The walk that replaces every layer which is more than a plain one."""
 
 import inspect
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from ..makers.base import plain_layer
 from ..makers.hooks import copy_of, own_storage
+from ..makers.registered import OWN_KEYS
 from ..precision import full_precision
 from .fold import fold_batch_norms
 
@@ -23,7 +25,9 @@ def plain_copy(model: nn.Module, batch_norm: str = "keep", reuse: str = "shared"
     """
     plain = _replace(copy_of(model), {"batch_norm": batch_norm, "reuse": reuse})
     if batch_norm == "fold":
+        old, names = _parts(plain), dict(plain.named_modules())
         fold_batch_norms(plain)
+        _replace_in_lists(plain, old, {part: plain.get_submodule(name) for name, part in names.items()})
     own_storage(plain, channels_last=_is_channels_last(model))
     return plain.eval()
 
@@ -41,6 +45,7 @@ def _kernels(model: nn.Module) -> list[nn.Parameter]:
 def _replace(module: nn.Module, options: dict[str, str]) -> nn.Module:
     """Replace modules by what ``fuse()`` returns, inner ones first; one used twice is replaced by one."""
     done: dict[nn.Module, nn.Module] = {}
+    old = _parts(module)
 
     def walk(module: nn.Module) -> nn.Module:
         if module not in done:
@@ -51,7 +56,57 @@ def _replace(module: nn.Module, options: dict[str, str]) -> nn.Module:
             done[module] = _keep_hooks(module, _fused(module, options))
         return done[module]
 
-    return walk(module)
+    plain = walk(module)
+    _replace_in_lists(plain, old, done)
+    return plain
+
+
+def _parts(model: nn.Module) -> list[nn.Module | nn.Parameter]:
+    return [*model.modules(), *model.parameters()]
+
+
+def _replace_in_lists(plain: nn.Module, old: list[nn.Module | nn.Parameter], new: dict[Any, nn.Module]) -> None:
+    """Replace what a network also holds in plain attributes, in place: else a list of layers keeps what has collapsed.
+
+    Args:
+        plain: Network of which every list, mapping and set is its own.
+        old: Parts that it had before. One that is gone, such as a bank, becomes None, so that nothing can compute with
+            it unnoticed; a parameter becomes a constant.
+        new: What took the place of a part.
+    """
+    had, kept = set(old), set(_parts(plain))
+    done: dict[int, tuple[Any, Any]] = {}  # with the value, so that no other one gets its id
+
+    def instead(value: Any) -> Any:
+        if isinstance(value, nn.Module | Tensor):
+            now = new.get(value, value)
+            if value not in had or now in kept:
+                return now
+            if isinstance(value, Tensor):
+                return value.detach()
+            return None if any(True for _ in now.parameters()) else now
+        if not isinstance(value, list | tuple | set | dict):
+            return value
+        if id(value) not in done:
+            done[id(value)] = value, value
+            parts = list(value.values() if isinstance(value, dict) else value)
+            others = [instead(part) for part in parts]
+            if any(other is not part for other, part in zip(others, parts, strict=True)):
+                if isinstance(value, list):
+                    value[:] = others
+                elif isinstance(value, dict):
+                    value.update(zip(value, others, strict=True))
+                elif isinstance(value, set):
+                    value.clear()
+                    value.update(others)
+                else:
+                    done[id(value)] = value, value._make(others) if hasattr(value, "_make") else tuple(others)
+        return done[id(value)][1]
+
+    for part in plain.modules():
+        for key, value in list(vars(part).items()):
+            if key not in OWN_KEYS and (other := instead(value)) is not value:
+                vars(part)[key] = other
 
 
 def _fused(module: nn.Module, options: dict[str, str]) -> nn.Module:

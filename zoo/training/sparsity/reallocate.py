@@ -6,6 +6,7 @@ we actually need dense over-parameterization?", ICML 2021, https://arxiv.org/abs
 """
 
 import math
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
@@ -210,19 +211,15 @@ class Rigl(Reallocation):
         self._wanted = True  # whether the coming step may be one after which weights move
         self._leavers: dict[str, Tensor] = {}
         for name, layer in self.layers.items():
-            self._watch(name, maker_of(layer))
+            maker_of(layer).register_forward_hook(_Watch(self, name))
 
-    def _watch(self, name: str, maker: nn.Module) -> None:
+    def _watch(self, name: str, maker: nn.Module, kernel: Tensor) -> None:
         def keep(gradient: Tensor) -> None:
             before = self._gradients.get(name)
             self._gradients[name] = gradient.detach() if before is None else before + gradient.detach()
 
-        def watch(module: nn.Module, inputs: tuple[Tensor, ...], kernel: Tensor) -> None:
-            # a function, not a method: a deep copy of the network (an average of weights) must not copy all this
-            if module is maker and self._wanted and kernel.requires_grad:
-                kernel.register_hook(keep)
-
-        maker.register_forward_hook(watch)
+        if maker is maker_of(self.layers[name]) and self._wanted and kernel.requires_grad:
+            kernel.register_hook(keep)
 
     def due(self, epoch: int, iteration: int) -> bool:
         """Whether a reallocation follows this step."""
@@ -280,3 +277,22 @@ class Rigl(Reallocation):
     def _load(self, state: Mapping[str, Any]) -> None:
         super()._load(state)
         self._wanted = True
+
+
+class _Watch:
+    """A forward hook that shows RigL the kernels of one layer, as long as the method exists.
+
+    What a network is pickled or copied to (an average of weights) is not what the method treats: the hook there does
+    nothing.
+    """
+
+    def __init__(self, method: Rigl | None = None, name: str = ""):
+        self._method = None if method is None else weakref.ref(method)
+        self._name = name
+
+    def __call__(self, maker: nn.Module, inputs: tuple[Tensor, ...], kernel: Tensor) -> None:
+        if self._method is not None and (method := self._method()) is not None:
+            method._watch(self._name, maker, kernel)
+
+    def __reduce__(self) -> tuple:
+        return _Watch, ()
