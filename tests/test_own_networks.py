@@ -1,12 +1,16 @@
 """Our layers and makers in networks of the user's own: the page, groups for weight decay, and mistakes."""
 
+import ast
+import collections
 import copy
+import io
 import pickle
 import re
 
 import pytest
 import timm
 import torch
+from timm.models import save_for_hf
 from timm.optim import param_groups_weight_decay
 from timm.utils import ModelEmaV2, ModelEmaV3
 from torch import nn
@@ -36,9 +40,11 @@ from zoo.layers import (
     maker_of,
     share_weights,
 )
+from zoo.makers.symmetric import TYPES
 from zoo.reparam.export import export
 from zoo.reparam.record import input_size_of
-from zoo.sparsity import make_method
+from zoo.sparsity import METHODS, make_method
+from zoo.training.sparsity.options import REQUIRED
 
 
 def conv(*sizes, **options):
@@ -67,9 +73,95 @@ def test_the_page_runs_as_it_stands(tmp_path, monkeypatch):
     close(own["fresh"].float()(x), own["model"].eval()(x), 1e-6)
     close(own["plain"](x), own["model"](x), 1e-5)
     assert timms["stock"].state_dict().keys() == timm.create_model("resnet18").state_dict().keys()
+    save_for_hf(timms["stock"], "stock", safe_serialization=True)
+    found = timm.create_model("local-dir:stock", pretrained=True).eval()
+    x = torch.randn(1, 1, 32, 32)
+    close(found(x), timms["model"].float()(x), 1e-5)
     named = set(re.findall(r"`(?:zoo\.layers\.)?((?:make|share)_\w+|\w+Conv2d|TemplateBank)\(", page))
     assert len(named) >= 7
     assert named <= set(layers.__all__)
+
+
+PAGE = (ROOT / "docs" / "own_networks.md").read_text()
+EXAMPLES = {
+    name: (set(re.findall(r"`(\w+)`", needed)), ast.literal_eval(example))
+    for names, needed, example in re.findall(r"^\| ((?:`\w+`,? ?)+)\|(.*?)\| `(\{.*?\})`", PAGE, re.MULTILINE)
+    for name in re.findall(r"\w+", names)
+}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_networks_that_a_method_treats_travel_without_it(name):
+    """The page's example of each method; what is copied or pickled computes the same and feeds no method."""
+    needed, options = EXAMPLES[name]
+    assert needed == {key for key, option in METHODS[name].options.items() if option.default is REQUIRED}
+    torch.manual_seed(0)
+    make, sparsity = (make_tied, 0.5) if name == "tied" else (make_sparse, 0.0 if name == "pruned" else 0.5)
+    model = make(nn.Sequential(conv(), nn.BatchNorm2d(4)), sparsity).eval()
+    method = make_method(name, model, options, generator())
+    x = torch.randn(2, 4, 5, 5)
+
+    saved = io.BytesIO()
+    torch.save(model, saved)
+    saved.seek(0)
+    copied = copy.deepcopy(model)
+    twins = [copied, *(pickle.loads(pickle.dumps(m)) for m in (model, copied))]
+    for twin in [*twins, torch.load(saved, weights_only=False)]:
+        twin(x).square().sum().backward()
+        assert not getattr(method, "_gradients", None)
+        make_method(name, twin, options, generator())
+        close(twin(x), copied(x), 0)
+    model(x).square().sum().backward()
+    assert b"generator" not in pickle.dumps(model)  # an attribute of every method
+    assert name != "rigl" or method._gradients.keys() == {"0"}
+
+
+def test_the_page_says_which_kernels_each_symmetry_fits():
+    text = " ".join(PAGE.split())
+    square = re.findall(r"`([\w+]+)`", text[text.index("`tri`, `wwt`") : text.index("make a channel matrix")])
+    assert {*square, "spa", "chunk_D_K"} == set(TYPES)
+    for kind in (*square, "spa", "chunk_0_2", "chunk_1_2", "chunk_2_3", "chunk_3_3"):
+        for layer in (conv(4, 8, 3), conv(8, 8, 3, groups=2), conv(4, 4, (3, 1)), conv(4, 4, 3)):
+            _, channels, rows, columns = layer.weight.shape
+            fits = channels == layer.out_channels or kind not in square
+            fits &= rows == columns or "spa" not in kind
+            if kind == "chunk_3_3":
+                fits &= columns == 3 or columns == 1  # more parts than places: as many as there are
+            if fits:
+                make_symmetric(layer, kind)
+            else:
+                with pytest.raises(zoo.ZooError, match=r"^[^\n]+$"):
+                    make_symmetric(layer, kind)
+    assert make_symmetric(conv(8, 8, 3), "pdpt").parametrizations.weight[0].rank == 4
+    for second in (parametrizations.weight_norm, parametrizations.orthogonal):
+        with pytest.raises(TypeError):  # torch's own
+            second(make_sparse(conv(), 0.5))(torch.randn(1, 4, 5, 5))
+
+
+def test_folders_of_frozen_gates_name_the_way_out(tmp_path):
+    gated = timm.create_model("pd_b_resnet18_half_cifar", num_classes=4).eval()
+    x = torch.randn(1, 3, 32, 32)
+    static = zoo.approximate_static(gated, [x])
+    for form in (static, zoo.reparameterize(static, batch_norm="fold")):
+        save_for_hf(form, tmp_path / "static", safe_serialization=True)
+        with pytest.raises(zoo.ZooError, match=r"^[^\n]*zoo\.to_stock[^\n]*$"):
+            timm.create_model(f"local-dir:{tmp_path / 'static'}", pretrained=True)
+    save_for_hf(zoo.to_stock(static), tmp_path / "stock", safe_serialization=True)
+    close(timm.create_model(f"local-dir:{tmp_path / 'stock'}", pretrained=True).eval()(x), static(x), 1e-5)
+
+
+def test_what_has_no_values_is_counted_but_for_what_is_not_zero():
+    with torch.device("meta"):
+        model = nn.Sequential(make_sparse(conv(), 0.5), nn.BatchNorm2d(4), make_symmetric(conv(), "tri")).eval()
+    real = copy.deepcopy(model).to_empty(device="cpu")
+    counts = zoo.count_parameters(real)
+    assert counts.pop("nonzero") >= 0
+    assert zoo.count_parameters(model) == counts
+    for call in (zoo.density_report, lambda m: zoo.expand(m, "symmetric")):
+        with pytest.raises(zoo.ZooError, match="has no values: load weights first"):
+            call(model)
+    with pytest.raises(zoo.ZooError, match="has no values: load weights first"):
+        zoo.reparameterize(model, return_record=True, input_size=(4, 5, 5))
 
 
 # ---- groups for weight decay ----
@@ -328,6 +420,57 @@ def test_what_is_registered_or_no_part_of_the_network_is_none():
     assert len(decay_groups(model, 0.1)[1]["params"]) == 1
     with pytest.raises(zoo.ZooError, match="does not register"):
         zoo.reparameterize(model.eval())
+
+
+class Listed(nn.Module):
+    """Everything that it uses is registered, and the list that it goes by is not."""
+
+    def __init__(self, place):
+        super().__init__()
+        bank = TemplateBank(2, 4, 4, 3)
+        self.c, self.norm, self.d = SharedConv2d(bank), nn.BatchNorm2d(4), SharedConv2d(bank)
+        self.pd, self.tied = PDAConv2d(4, 4), make_tied(conv(4, 4, 3), 0.5)
+        self.steps = [self.c, self.norm, self.d, self.pd, self.tied]
+        place(self, bank)
+
+    def forward(self, x):
+        for step in self.steps:
+            x = step(x)
+        return x
+
+
+Pair = collections.namedtuple("Pair", "a b")
+
+LISTS = {
+    "list": lambda m, bank: setattr(m, "banks", [bank]),
+    "dictionary": lambda m, bank: setattr(m, "banks", {"a": bank, "b": {"c": [bank]}}),
+    "tuple": lambda m, bank: setattr(m, "banks", (1, (bank, m.c))),
+    "named tuple": lambda m, bank: setattr(m, "banks", Pair(bank, [m.norm])),
+    "set": lambda m, bank: setattr(m, "banks", {bank, m.d}),
+    "attribute": lambda m, bank: m.__dict__.update(bank=bank),
+    "of a child": lambda m, bank: setattr(m.c, "banks", [bank, m.pd.branches]),
+    "parameters": lambda m, bank: setattr(m, "banks", [bank.templates, *m.parameters()]),
+    "itself": lambda m, bank: setattr(m, "banks", [m.steps, [bank]]) or m.banks.append(m.banks),
+}
+
+
+@pytest.mark.parametrize("case", LISTS)
+def test_lists_of_registered_parts_hold_what_these_become(case):
+    torch.manual_seed(0)
+    model = Listed(LISTS[case]).eval()
+    x, unique = torch.randn(2, 4, 6, 6), sum(p.numel() for p in model.parameters())
+    for options in ({}, {"batch_norm": "fold"}):
+        plain, record = zoo.reparameterize(model, **options, return_record=True, example=x)
+        assert record.differences[0].max_relative < 1e-6
+        assert record.after.parameters == 2 * 144 + 144 + 4 + 148 + (4 if options else 8)
+        assert type(plain.steps[0]) is nn.Conv2d
+        assert plain.steps[0] is plain.c
+        assert not options or type(plain.steps[1]) is nn.Identity
+        again = pickle.loads(pickle.dumps(zoo.reparameterize(plain)))
+        close(again(x), model(x), 1e-5)
+        assert zoo.count_parameters(again)["unique"] == record.after.parameters
+        assert not any(name in pickle.dumps(plain) for name in (b"TemplateBank", b"SharedWeight", b"PDAConv2d"))
+    assert zoo.count_parameters(model)["unique"] == unique
 
 
 # ---- sparse networks ----

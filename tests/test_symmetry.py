@@ -227,7 +227,11 @@ def test_reference_rank(n, rank):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: SymmetricWeight((4, 4, 3, 3), "trio"), "'trio'.*tri, wwt, evd, quar, eight, block4, spa.*chunk_D_K"),
+        (lambda: SymmetricWeight((4, 4, 3, 3), "trio"), "'trio'.*tri, wwt, evd, quar, eight, block4, spa.*chunk_0_2"),
+        (
+            lambda: SymmetricWeight((4, 4, 3, 3), "chunk_D_K"),
+            "^Unknown symmetry type 'chunk_D_K'((?!chunk_D).)*chunk_0_2",
+        ),
         (lambda: SymmetricWeight((4, 4, 3, 3), "chunk_4_2"), "Unknown symmetry type 'chunk_4_2'"),
         (lambda: SymmetricWeight((4, 4, 3, 3), "chunk_0_0"), "Unknown symmetry type 'chunk_0_0'"),
         (lambda: SymmetricWeight((4, 4, 3, 3), "chunk_2_2"), "must divide"),

@@ -34,7 +34,9 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         "file", help="safetensors, or what torch.save wrote: a state dict, or a training script's; nothing is executed"
     )
     parser.add_argument("--as", dest="arch", required=True, metavar="ARCH", help="architecture of this zoo")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="argument of the architecture")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="argument of the architecture; may be repeated"
+    )
     parser.add_argument("-o", "--output", metavar="FILE", help="default: ARCH.safetensors")
     parser.set_defaults(run=_import)
 

@@ -28,7 +28,13 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         help="folder of the data set; with --queue as NAME=DIR, once for each data set that is there",
     )
     parser.add_argument("--output", metavar="DIR", help="folder of the run; with --queue of the runs (default: runs)")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="replace a value of the recipe")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="replace a value of the recipe; may be repeated, one KEY=VALUE each",
+    )
     parser.add_argument("--resume", action="store_true", help="go on with the run in --output")
     parser.add_argument(
         "--force",

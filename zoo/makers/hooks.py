@@ -86,6 +86,16 @@ def _refuse(model: nn.Module) -> None:
                 raise ZooError(f"{label} is a lazy layer without a shape yet: run the network once first.")
 
 
+def check_values(model: nn.Module) -> None:
+    """Check that no tensor is on the meta device.
+
+    Raises:
+        ZooError: If one is.
+    """
+    if any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):
+        raise ZooError(f"{type(model).__name__} is on the meta device and has no values: load weights first.")
+
+
 def own_storage(model: nn.Module, channels_last: bool = False) -> None:
     """Give every tensor of a network a contiguous storage of its own, as file formats demand; in place.
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ZooError
+from .hooks import check_values
 from .whole import WholeNumbers
 
 UNITS = {"weight": 4, "row": 3, "kernel": 2, "filter": 1}
@@ -108,7 +109,12 @@ class MaskedWeight(WholeNumbers):
 
     @property
     def active(self) -> int:
-        """Number of weights that are on."""
+        """Number of weights that are on.
+
+        Raises:
+            ZooError: If the mask has no values.
+        """
+        check_values(self)
         return int(self.whole().sum()) * self.weights_per_entry
 
     def forward(self, learned: Tensor) -> Tensor:

@@ -200,7 +200,11 @@ def check_type(symm_type: str) -> str:
         ZooError: Otherwise; the message lists those that do.
     """
     if symm_type not in TYPES[:-2] and symm_type != "pdpt" and not _CHUNK.fullmatch(str(symm_type)):
-        raise ZooError(f"Unknown symmetry type {symm_type!r}: choose one of {', '.join(TYPES)} (such as chunk_0_2).")
+        known = ", ".join(name for name in TYPES if name != "chunk_D_K")
+        raise ZooError(
+            f"Unknown symmetry type {symm_type!r}: choose one of {known}, or chunk_0_2 and the like (dimension 0 to "
+            "3, number of equal parts)."
+        )
     return symm_type
 
 

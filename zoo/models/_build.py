@@ -145,8 +145,12 @@ def build_model(
             {key: tensor for key, tensor in state.items() if not _is_part(key, free)},
         )
         if problems:
-            form = _form_of(variant, model, state) if collapsed is None and is_own_source(cfg) else ""
-            raise WeightError(form or f"{variant}: the file's tensors are not this network's: {problems}.")
+            own = is_own_source(cfg)
+            form = _form_of(variant, model, state) if collapsed is None and own else ""
+            hint = ""
+            if own:
+                hint = " If the network was changed, save what zoo.to_stock makes of it, or a state dict of your own."
+            raise WeightError(form or f"{variant}: the file's tensors are not this network's: {problems}.{hint}")
         return state
 
     model = build_model_with_cfg(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..errors import ZooError
-from ..makers.hooks import copy_of
+from ..makers.hooks import check_values, copy_of
 from ..outputs import gap_of, outputs_of
 from ..precision import full_precision
 
@@ -48,8 +48,7 @@ def check_same_function(
         reason = first_difference(model, plain, label) or _tensor_difference(wrong[0], state, own, label)
         names = ", ".join(sorted(set(wrong))[:4])
         raise ZooError(f"This {type(model).__name__} is no {label}: {reason} (its tensors {names} differ).")
-    if any(tensor.is_meta for tensor in model.state_dict().values()):
-        raise ZooError(f"{type(model).__name__} is on the meta device and has no values: load weights first.")
+    check_values(model)
     plain.load_state_dict(model.state_dict(), strict=False)
     first, second = (copy_of(network).to("cpu", torch.float64).eval() for network in (model, plain))
     for values, chosen in ((None, sizes[:1]), (_random_tensors(state), sizes)):

@@ -57,7 +57,8 @@ def count_parameters(model: nn.Module) -> dict[str, int]:
 
     Returns:
         ``stored``: entries of all learnable tensors in its state dict. ``unique``: the same with a tensor that appears
-        under several names counted once. ``nonzero``: those of them that are not zero and not masked out.
+        under several names counted once. ``nonzero``: those of them that are not zero and not masked out;
+        left out of a network on the meta device, which has no values.
         ``inference``: parameters of the plain network that computes the same, each use of a layer with a kernel of its
         own and batch norms folded where they directly follow a convolution.
     """
@@ -65,14 +66,14 @@ def count_parameters(model: nn.Module) -> dict[str, int]:
     current = copy_of(model).eval()  # with the weights that torch's pruning leaves
     masked = {key: maker for key, maker in _makers(current).items() if isinstance(maker, MaskedWeight)}
     plain = plain_copy(current, batch_norm="fold", reuse="unroll")
-    return {
+    counts = {
         "stored": sum(p.numel() for name, p in model.named_parameters(remove_duplicate=False) if name in entries),
         "unique": sum(p.numel() for p in model.parameters()),
-        "nonzero": sum(
-            int(torch.count_nonzero(masked[id(p)](p) if id(p) in masked else p)) for p in current.parameters()
-        ),
-        "inference": sum(p.numel() for p in plain.parameters()),
     }
+    if not any(tensor.is_meta for tensor in (*current.parameters(), *current.buffers())):
+        kernels = (masked[id(p)](p) if id(p) in masked else p for p in current.parameters())
+        counts["nonzero"] = sum(int(torch.count_nonzero(kernel)) for kernel in kernels)
+    return counts | {"inference": sum(p.numel() for p in plain.parameters())}
 
 
 @full_precision()

@@ -12,7 +12,7 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from ..errors import UnknownNameError, ZooError
 from ..layers.paradise import AC_BRANCHES
-from ..makers.hooks import copy_of
+from ..makers.hooks import check_values, copy_of
 from ..models._plain_resnet import PlainResNet, resnet_form
 from ..models._same_function import check_same_function, check_same_outputs
 from ..models._sparse import sparse_from_plain
@@ -68,6 +68,7 @@ def expand(source: nn.Module, kind: str, **options: Any) -> Expansion:
     """
     if kind not in KINDS:
         raise UnknownNameError(f"Unknown kind {kind!r}: choose one of {', '.join(KINDS)}.")
+    check_values(source)
     training, source = source.training, copy_of(source)
     try:
         if kind == "swrn":

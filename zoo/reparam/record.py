@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ZooError
-from ..makers.hooks import copy_of
+from ..makers.hooks import check_values, copy_of
 from ..outputs import gap_of, largest, outputs_of, placed
 from ..precision import full_precision
 from .counts import Cost, cost
@@ -73,8 +73,10 @@ def equivalence_record(
         The record; both networks are as they were.
 
     Raises:
-        ZooError: If it is not known what images the networks take, or one cannot run on them.
+        ZooError: If it is not known what images the networks take, or one cannot run on them or has no values.
     """
+    for model in (before, after):
+        check_values(model)
     first_name = "random" if example is None else "example"
     if example is None:
         example = random_images(before, batch, seed, input_size)
