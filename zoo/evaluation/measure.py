@@ -99,7 +99,7 @@ def measure_again(
 
 
 def accuracy_table(results: Sequence[Result]) -> str:
-    """Measurements as text, a line each under a header; their warnings have been logged."""
+    """Measurements as text, a line each under a header; below them their warnings, which belong to the figures."""
     cells = [
         [
             r.name,
@@ -113,4 +113,5 @@ def accuracy_table(results: Sequence[Result]) -> str:
         for r in results
     ]
     header = ["name", "data set", "top-1 %", "top-5 %", "n", "95 % interval", "images/s"]
-    return table(cells, header)
+    warnings = dict.fromkeys(f"warning: {r.warning}" for r in results if r.warning)
+    return "\n".join([table(cells, header), *warnings])
