@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import pickle
+import resource
 import shutil
 
 import numpy as np
@@ -340,3 +341,20 @@ def test_the_bundled_sample_is_the_start_of_the_test_set(fashion_mnist):
     sample, sample_labels = load_arrays("fashion-mnist", SAMPLE, "test")
     assert np.array_equal(images[:1000], sample)
     assert np.array_equal(labels[:1000], sample_labels)
+
+
+@pytest.mark.parametrize(
+    "bomb",
+    [
+        b"\x80\x02]r\xff\xff\xff\xff.",  # a place in the memo, for which C's unpickler takes 32 GB
+        b"\x80\x02cnumpy\nndarray\n(\x8a\x05\x00\x00\x00\x00\x10tR.",
+        b"\x80\x02cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(\x8a\x05\x00\x00\x00\x00\x10tU\x01btR.",
+    ],
+    ids=["memo", "array", "reconstructed"],
+)
+def test_a_python_batch_takes_no_more_memory_than_it_has(tmp_path, bomb):
+    (tmp_path / "test_batch").write_bytes(bomb)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(zoo.DataError, match="not an official"):
+        load_arrays("cifar10", tmp_path, "test")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 18, "KiB"

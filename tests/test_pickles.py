@@ -1,6 +1,7 @@
 """``zoo.weights.pickles``: files that ask for more than they hold, and files with flipped bits."""
 
 import contextlib
+import os
 import pickle
 import random
 import struct
@@ -14,6 +15,7 @@ import torch
 
 import zoo
 from zoo.training import checkpoint
+from zoo.weights.importers import read_checkpoint
 from zoo.weights.pickles import StandIn, read_pickle
 
 P, G = pickle.PROTO + b"\x02", b"c"
@@ -223,3 +225,13 @@ def test_impossible_epochs_are_refused(tmp_path, wrong):
     torch.save({"model": {"a": torch.ones(1)}, "epoch": 1, "step": 0} | wrong, path)
     with pytest.raises(zoo.ZooError, match="not a checkpoint of zoo train"):
         checkpoint.load(path)
+
+
+@pytest.mark.parametrize("reader", [read_pickle, read_checkpoint, checkpoint.load])
+def test_only_regular_files_are_opened(tmp_path, reader):
+    """A pipe would block, a device never end, a folder raise something else."""
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero"), tmp_path):
+        with pytest.raises(zoo.ZooError, match=f"{path}: ") as caught:
+            reader(path)
+        assert "\n" not in str(caught.value)

@@ -17,7 +17,7 @@ import timm
 import torch
 
 from ..errors import ZooError
-from ..files import write_atomically
+from ..files import open_file, write_atomically
 from ..locks import alone
 from ..named import run_progress
 from ..version import __version__
@@ -188,7 +188,7 @@ def _comment(sha256: str) -> bytes:
 
 
 def _check_seal(path: Path) -> None:
-    with open(path, "rb") as file:
+    with open_file(path) as file:
         content = file.read()
     if content[-22:-18] == b"PK\5\6" and content.endswith(b"\0\0"):
         return  # an archive without a comment, of an older version; its records have checksums

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..data import get_dataset
 from ..errors import UnknownNameError, ZooError
+from ..files import LARGEST_TEXT, read_file
 from ..settings import read_yaml
 from ..suggest import close_names, did_you_mean
 from .values import check_ranges, typed
@@ -313,7 +314,7 @@ def _read(path: Path, name: str, task: str, above: tuple[Path, ...]) -> tuple[Pa
         what, where = f"{task} recipe" if task else "recipe", f"{above[-1]}: the base is missing. " if above else ""
         raise UnknownNameError(f"{where}No {what} {name!r}. {hint}")
     try:
-        values = read_yaml(path.read_text(encoding="utf-8"), path)
+        values = read_yaml(read_file(path, LARGEST_TEXT).decode(), path)
     except (OSError, UnicodeDecodeError) as error:
         raise ZooError(f"{path}: cannot be read ({error}).") from None
     if not isinstance(values, dict):
