@@ -61,7 +61,7 @@ def results_page(weights: dict[str, dict]) -> str:
     Args:
         weights: The manifest's.
     """
-    ours = {name: entry for name, entry in weights.items() if not entry["origin_url"] and entry["results"]}
+    ours = {name: entry for name, entry in weights.items() if entry["origin"] == "zoo" and entry["results"]}
     theirs = {name: entry for name, entry in weights.items() if entry["origin_url"] and entry["results"]}
     sections = [
         INTRO,

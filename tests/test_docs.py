@@ -145,3 +145,11 @@ def test_readme_names_what_exists():
     assert not re.search(r"all \d+", readme), "a number that the next family makes wrong"
     for path in re.findall(r"\]\(((?!http)[^)#]+)", readme):
         assert (ROOT / path).exists(), path
+
+
+def test_somebodys_staged_weight_is_in_no_table_of_ours():
+    """It is staged where ZOO_HUB says, so its files need not be here; and no figure of it is this project's."""
+    name = "wrn_16_1.zoo_c10"
+    theirs = {**weights()[name], "origin": "A. Reader", "paper_result": None, "twins": []}
+    page = results_page.results_page({**weights(), "wrn_16_1.mine_c10": theirs})
+    assert "wrn_16_1.mine_c10" not in page and name in page
