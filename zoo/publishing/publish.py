@@ -69,7 +69,7 @@ class Published:
         name: ``arch.tag`` of the weight.
         repo: ``organisation/arch.tag``.
         revision: Its commit, 40 hexadecimal digits.
-        changed: Whether this run made that commit.
+        changed: Whether the repository was at another commit when this run looked.
     """
 
     name: str
