@@ -20,8 +20,7 @@ Of every weight of this project: the last epoch of one run on the whole training
 training images or not at all; the test set was read when the weight was staged. Intervals are 95 % (Wilson), from the
 number of test images alone; what another seed would give is told by the seeds, where there are several. `zoo validate`
 measures each figure again, to the image. Most of these networks were trained on two CPU cores, in far fewer epochs than
-the papers': they are real weights of their families, not what the families can reach. `zoo queue` lists what is to be
-trained with a GPU.
+the papers': they are real weights of their families, not what the families can reach.
 """
 
 TWINS = """## Twins: the same recipe, data and seed, another network
@@ -138,7 +137,7 @@ def _against_a_twin(name: str, twin: str, weights: dict[str, dict]) -> list[str]
     cells = [f"`{name}`", f"`{twin}`", f"{entry['params']['nonzero']:,}"]
     ours = entry["results"][0]
     if not other:
-        return [*cells, "-", f"{ours['top1']:.2f}", "-", "the twin is not trained yet (`zoo queue`)", "-"]
+        return [*cells, "-", f"{ours['top1']:.2f}", "-", "the twin is not trained yet", "-"]
     theirs = other["results"][0]
     error = 1.96 * 100 * math.sqrt(sum(p * (1 - p) / r["n"] for r in (ours, theirs) for p in (r["correct"] / r["n"],)))
     difference = f"{ours['top1'] - theirs['top1']:+.2f} ± {error:.2f}"

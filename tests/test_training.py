@@ -219,7 +219,7 @@ def test_a_run_depends_on_the_code_of_its_own_family_alone(arch):
     others = {f"models/{name}.py" for names in families for name in names}
     assert not others & code.keys(), "an edit in another family is none of this run's concern"
     assert ("training/sparsity/reallocate.py" in code) == bool(method)
-    assert not {f"training/{name}.py" for name in ("stage", "queue", "queue_run", "staged_files")} & code.keys()
+    assert not {f"training/{name}.py" for name in ("stage", "staged_files")} & code.keys()
 
 
 def test_an_edit_counts_for_the_runs_that_import_it(tmp_path, monkeypatch):
