@@ -8,9 +8,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 
+import count_networks  # noqa: E402
 from plots import save  # noqa: E402
 from results_page import results_figure, results_page, symmetry_figure  # noqa: E402
 
+from zoo import counted  # noqa: E402
 from zoo.errors import ZooError  # noqa: E402
 from zoo.files import write_atomically  # noqa: E402
 from zoo.weights.card import model_card  # noqa: E402
@@ -125,6 +127,7 @@ def files() -> dict[Path, str]:
     """Every text, by where it belongs. All are made before one is written."""
     readme = ROOT / "README.md"
     texts = {readme: updated(readme.read_text())}
+    texts |= {counted.FILE: count_networks.counts()}  # of what is new
     texts |= {ROOT / "docs" / "weights.md": page(), ROOT / "docs" / "results.md": results_page(weights())}
     for card in (ROOT / "hub").glob("*/README.md"):
         name = card.parent.name

@@ -61,3 +61,15 @@ def test_what_is_not_in_the_wheel_is_not_called_pretrained(installed):
     assert "lrunet10_100.zoo_fmnist" not in names
     assert "model.safetensors" in message
     assert "\n" not in message
+
+
+def test_the_command_answers_from_the_wheel_without_torch(installed):
+    code = (
+        "import zoo_command\n"
+        "sys.argv = ['zoo', 'info', 'lrunet10_100']\n"
+        "code = zoo_command.main()\n"
+        "print(code, 'torch' in sys.modules)"
+    )
+    run = run_there(installed, code)
+    assert run.returncode == 0, run.stderr
+    assert "25,503,744" in run.stdout and run.stdout.endswith("0 False\n")

@@ -8,6 +8,7 @@ import torch
 
 import zoo
 from protocol import CHECKS
+from zoo import counted
 
 
 class FamilyTester:
@@ -52,6 +53,8 @@ class FamilyTester:
             assert found > 0
             if found != self.counts.get(name, found):
                 wrong[name] = (found, self.counts[name])
+            if (known := counted.network(name)) and (known["params"], known["family"]) != (found, self.family):
+                wrong[name] = (found, known["params"], "run python scripts/count_networks.py --all")
         assert not wrong, f"name: (found, expected) {wrong}"
 
 

@@ -4,22 +4,10 @@
 each weight's sha256 checked against the manifest.
 """
 
-from . import language
-from .errors import DataError, HashMismatchError, UnknownNameError, WeightError, ZooError
-from .layers.paradise import approximate_static
-from .models import create_reference, load_reference
-from .registry import create_model, describe_entry, list_models
-from .reparam import (
-    EquivalenceRecord,
-    Expansion,
-    count_parameters,
-    density_report,
-    equivalence_record,
-    expand,
-    load_collapsed,
-    reparameterize,
-    to_stock,
-)
+# ruff: noqa: F403, F405
+import sys
+from typing import Any
+
 from .version import __version__
 
 __all__ = [
@@ -46,3 +34,25 @@ __all__ = [
     "reparameterize",
     "to_stock",
 ]
+
+
+def _is_the_command() -> bool:
+    """Whether this process is the command ``zoo``, which itself imports what a verb needs: most need torch, some not.
+
+    It is if it began in ``zoo_command`` or as ``python -m zoo`` (while Python looks for that module, it says ``-m``).
+    """
+    words = len(sys.argv) - 1
+    module = sys.orig_argv[-1 - words :][:1] if sys.argv[:1] == ["-m"] else []
+    return module in (["zoo"], ["-mzoo"]) or getattr(sys.modules.get("zoo_command"), "running", False)
+
+
+if _is_the_command():
+
+    def __getattr__(name: str) -> Any:
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from . import api
+
+        return getattr(api, name)
+else:
+    from .api import *

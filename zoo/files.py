@@ -11,6 +11,9 @@ from typing import BinaryIO
 from .errors import WeightError
 from .errors import printable as printable  # where paths are printed it is wanted without the errors
 
+FORMATS = {"safetensors": ".safetensors", "onnx": ".onnx", "torch-export": ".pt2"}
+"""Forms of exported networks, with the endings of their files."""
+
 LARGEST_TEXT = 16 << 20
 """Bytes of a configuration, recipe or record of anybody's."""
 

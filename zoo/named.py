@@ -1,32 +1,24 @@
 """From what somebody names to a network: a weight, the folder of a run, a folder of their own, or a file of weights."""
 
-import functools
 import json
-import logging
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import timm
 from torch import nn
 
 from .checkpoints import load_checkpoint
 from .data.catalog import Dataset
-from .errors import UnknownNameError, WeightError, ZooError
+from .errors import WeightError, ZooError
 from .files import LARGEST_TEXT, is_file, read_file
+from .own_folders import HUB, LOCAL, own_folder, run_progress, run_recipe
 from .registry import check_name, create_model
 from .reparam import load_collapsed, reparameterize
 from .weights.load import known_repository
 from .weights.manifest import collapsed_facts, facts, full_name, warm_starts
 from .weights.packed import weight_file
 from .weights.verify import sha256_of
-
-LOCAL = "local-dir:"
-"""timm's word before a folder."""
-
-HUB = ("hf-hub:", "hf_hub:")
-"""timm's words before a repository of the Hub."""
 
 
 @dataclass(frozen=True)
@@ -87,64 +79,6 @@ def load_named(
         sha256 = (collapsed_facts(name) if collapsed else facts(name))["sha256"]
         return Named(model.eval(), name, facts(name)["dataset"], sha256)
     return replace(found, model=reparameterize(found.model)) if collapsed else found
-
-
-def own_folder(word: str) -> Path | None:
-    """The folder that a word of the command line names; None if it is the name of an architecture or weight.
-
-    A name is a name: a folder that is called like one needs a separator (``./NAME``) or timm's ``local-dir:``.
-
-    Raises:
-        UnknownNameError: If there is neither such a name nor such a folder.
-        WeightError: If there is no such folder.
-    """
-    if word.startswith(HUB):
-        return None
-    path = Path(word.removeprefix(LOCAL)).expanduser()
-    if word.startswith(LOCAL) or "/" in word or path.name in ("", ".", ".."):
-        if is_file(path):
-            raise WeightError(f"{path} is a file: name its architecture and add --checkpoint {path}.")
-        if not path.is_dir():
-            raise WeightError(f"No such folder: {path}")
-        return path
-    try:
-        check_name(word)
-    except UnknownNameError:
-        if path.is_dir():
-            return path
-        raise
-    if path.is_dir():
-        _say_once(f"{word} is taken by its name, not as the folder ./{word}")
-    return None
-
-
-@functools.cache
-def _say_once(sentence: str) -> None:
-    logging.getLogger("zoo").warning(sentence)
-
-
-def run_recipe(folder: Path) -> dict[str, Any]:
-    """The recipe of a run as plain values.
-
-    Raises:
-        WeightError: If the folder is not that of a run.
-    """
-    try:
-        values = json.loads(read_file(folder / "recipe.json", LARGEST_TEXT))
-    except FileNotFoundError:
-        raise WeightError(f"{folder}: not the folder of a run of zoo train: recipe.json is missing.") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise WeightError(f"{folder / 'recipe.json'}: cannot be read ({error}).") from None
-    if not isinstance(values, dict) or not (values.get("weight") or values.get("task")):
-        raise WeightError(f"{folder / 'recipe.json'}: not the recipe of a run of zoo train.")
-    return values
-
-
-def run_progress(folder: Path) -> tuple[int, int]:
-    """The finished epochs of a run, and how many its recipe has; errors as :func:`run_recipe`."""
-    log = folder / "log.jsonl"
-    done = sum(1 for line in log.read_text(encoding="utf-8").splitlines() if line) if is_file(log) else 0
-    return done, int(run_recipe(folder).get("epochs", 0))
 
 
 def own_name(arch: str, folder: Path) -> str:

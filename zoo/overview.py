@@ -1,18 +1,16 @@
-"""What the zoo says of an architecture or weight: facts from the manifest, counts from the network."""
+"""What the zoo says of an architecture or weight: facts from the manifest, counts as shipped or from the network."""
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import nn
-
+from . import counted
 from .files import is_file
-from .named import load_named, run_progress, run_recipe
-from .registry import create_model, family_of
-from .reparam import count_parameters, density_report
-from .reparam.counts import count_macs
+from .names import check_name, family_of
+from .own_folders import run_progress, run_recipe
 from .weights.manifest import SAME_FUNCTION, hub_source, warm_start_cfg, warm_starts, weights
-from .weights.warm_start import pin
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 def model_overview(name: str) -> dict[str, Any]:
@@ -28,13 +26,11 @@ def model_overview(name: str) -> dict[str, Any]:
     Raises:
         UnknownNameError: If there is no such name.
     """
-    arch = name.split(".", 1)[0]
-    with torch.device("meta"):
-        model = create_model(name)
+    arch = check_name(name).split(".", 1)[0]
     row: dict[str, Any] = {
         "name": name,
         "family": family_of(arch),
-        "params": sum(p.numel() for p in model.parameters()),
+        "params": _stored(name),
         "pretrained": any(n.split(".", 1)[0] == arch for n in weights()),
         "warm_starts": [n for n in warm_starts() if n.split(".", 1)[0] == arch],
     }
@@ -56,7 +52,28 @@ def model_overview(name: str) -> dict[str, Any]:
     return row
 
 
+def _stored(name: str) -> int:
+    """How many parameters a network stores."""
+    if name in weights():
+        return weights()[name]["params"]["stored"]
+    if name not in warm_starts() and (known := counted.network(name)):
+        return known["params"]
+    return built_params(name)
+
+
+def built_params(name: str) -> int:
+    """How many parameters a network stores, found by building it without memory."""
+    import torch
+
+    from .registry import create_model
+
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in create_model(name).parameters())
+
+
 def _describe_start(name: str) -> dict[str, Any]:
+    from .weights.warm_start import pin
+
     base = warm_starts()[name]["base"]
     known = pin(base)
     return {
@@ -70,7 +87,7 @@ def _describe_start(name: str) -> dict[str, Any]:
 
 
 def model_costs(name: str) -> dict[str, Any]:
-    """What a network takes and costs, found by running it once with random weights.
+    """What a network takes and costs, as it was counted, or found by running it once with random weights.
 
     Args:
         name: As :func:`model_overview`.
@@ -82,6 +99,23 @@ def model_costs(name: str) -> dict[str, Any]:
     Raises:
         UnknownNameError: If there is no such name.
     """
+    if name in weights():
+        known = counted.weight_costs(name, weights()[name])
+    else:
+        known = None if name in warm_starts() else counted.network(check_name(name))
+    if known:
+        return {key: known[key] for key in COSTS if key in known}
+    return built_costs(name)
+
+
+COSTS = ("input", "classes", "macs", "params_inference", "active", "density", "nominal_sparsity")
+"""What :func:`model_costs` tells."""
+
+
+def built_costs(name: str) -> dict[str, Any]:
+    """:func:`model_costs` of the network itself."""
+    from .registry import create_model
+
     return _costs(create_model(name).eval())
 
 
@@ -99,6 +133,9 @@ def own_overview(word: str, checkpoint: str | None = None) -> dict[str, Any]:
     Raises:
         ZooError: As :func:`zoo.named.load_named`.
     """
+    from .named import load_named
+    from .reparam import count_parameters
+
     found = load_named(word, checkpoint)
     row: dict[str, Any] = {"name": checkpoint or word, "architecture": found.name.split(".", 1)[0]}
     counts = count_parameters(found.model)
@@ -113,7 +150,10 @@ def own_overview(word: str, checkpoint: str | None = None) -> dict[str, Any]:
     return row
 
 
-def _costs(model: nn.Module) -> dict[str, Any]:
+def _costs(model: "nn.Module") -> dict[str, Any]:
+    from .reparam import count_parameters, density_report
+    from .reparam.counts import count_macs
+
     size = tuple(model.pretrained_cfg["input_size"])
     row = {"input": "x".join(map(str, size)), "classes": model.num_classes, "macs": count_macs(model, size)}
     row["params_inference"] = count_parameters(model)["inference"]

@@ -1,70 +1,20 @@
-"""Names: what the zoo registers with timm, and finding it again."""
+"""The zoo's names and networks: ``timm.create_model`` with clear errors for names."""
 
-import fnmatch
 from typing import Any
 
 import timm
-from timm.models import list_models as timm_list_models
-from timm.models import model_entrypoint
 from torch import nn
 
-from .errors import UnknownNameError, ZooError
-from .models import FAMILIES
+from . import models as models  # registers every architecture
+from .errors import ZooError
 from .models._bounded import refused
-from .suggest import close_names
+from .names import architectures as architectures
+from .names import check_name
+from .names import describe_entry as describe_entry
+from .names import family_of as family_of
+from .names import list_models as list_models
 from .weights.load import known_repository
-from .weights.manifest import damaged, refuse_damaged, warm_starts, weights
-
-
-def family_of(name: str) -> str:
-    """The family of an architecture or ``arch.tag``.
-
-    Raises:
-        UnknownNameError: If the zoo has no such architecture.
-    """
-    arch = check_name(name).split(".", 1)[0]
-    return next(family for family in FAMILIES if arch in _architectures(family))
-
-
-def list_models(pattern: str = "*", pretrained: bool = False) -> list[str]:
-    """The zoo's names, sorted.
-
-    Args:
-        pattern: Shell pattern over the names.
-        pretrained: List weights (``arch.tag``) instead of architectures.
-    """
-    names = weights() if pretrained else [name for family in FAMILIES for name in _architectures(family)]
-    return sorted(fnmatch.filter(names, pattern))
-
-
-def check_name(name: str) -> str:
-    """Return ``name`` if it is an architecture of the zoo, or one of its ``arch.tag``.
-
-    Raises:
-        UnknownNameError: Otherwise, with close matches.
-    """
-    arch, _, tag = name.partition(".")
-    architectures = list_models()
-    if arch not in architectures:
-        for left_out in damaged():
-            if left_out.split(".", 1)[0] == arch:
-                refuse_damaged(left_out)
-        close = close_names(arch, architectures)
-        tagged = [f"{other}.{tag}" for other in close if f"{other}.{tag}" in weights()]
-        hint = f"Did you mean {', '.join(tagged or close)}?" if close else "See: zoo list"
-        raise UnknownNameError(f"No model is called {arch!r}. {hint}")
-    if tag:
-        refuse_damaged(name)
-    if tag and name not in weights() and name not in warm_starts():
-        known = [n for n in [*weights(), *warm_starts()] if n.split(".", 1)[0] == arch]
-        hint = f"It has {', '.join(known)}." if known else "It has none yet; see: zoo list --pretrained"
-        raise UnknownNameError(f"{arch} has no weight tagged {tag!r}. {hint}")
-    return name
-
-
-def describe_entry(name: str) -> str:
-    """The one-line description of a registered architecture."""
-    return (model_entrypoint(check_name(name)).__doc__ or name).strip().splitlines()[0]
+from .weights.manifest import weights as weights
 
 
 def create_model(name: str, pretrained: bool = False, **kwargs: Any) -> nn.Module:
@@ -95,7 +45,3 @@ def create_model(name: str, pretrained: bool = False, **kwargs: Any) -> nn.Modul
         if not (from_elsewhere or kwargs):
             raise  # a fault of the zoo
         raise refused(name, kwargs, error) from error
-
-
-def _architectures(family: str) -> list[str]:
-    return [name for module in FAMILIES[family] for name in timm_list_models(module=module)]

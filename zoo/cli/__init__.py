@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from ..errors import ZooError, printable
+from ..names import architectures
 from ..version import __version__
 
 
@@ -27,16 +28,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):  # a name that the terminal's encoding lacks is escaped, not an error
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
-    from ..language import commands as language
-    from . import convert, demo, evaluate, hub, listing, recipes, train, weights
+    from . import completion, convert, demo, evaluate, hub, language, listing, recipes, train, weights
 
     parser = argparse.ArgumentParser(prog="zoo", description="Parameter-efficient CNNs with verified weights.")
     parser.add_argument("--version", action="version", version=f"zoo {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for group in (listing, weights, hub, evaluate, convert, recipes, train, language, demo):
+    for group in (listing, weights, hub, evaluate, convert, recipes, train, language, demo, completion):
         group.add_commands(commands)
     try:
         options = parser.parse_args(arguments)
+        architectures()  # of which every use of the manifest is to know
         code = options.run(options) or 0
         sys.stdout.flush()  # what a pipe or a full disk refuses shows here, and not after the end
         return code

@@ -5,13 +5,12 @@ import json
 import shlex
 import sys
 from pathlib import Path
+from typing import Any
 
-from ..checkpoints import read_network, write_network
 from ..data.catalog import DATASETS
-from ..registry import check_name
-from ..reparam.export import FORMATS, export
+from ..files import FORMATS
+from ..names import check_name
 from ..settings import parse_settings
-from ..weights.verify import sha256_of
 from .evaluate import CHECKPOINT, NETWORK, named
 
 
@@ -41,7 +40,16 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     parser.set_defaults(run=_import)
 
 
+def export(*words: Any, **options: Any) -> Any:
+    """:func:`zoo.reparam.export.export`, imported when it is used."""
+    from ..reparam.export import export
+
+    return export(*words, **options)
+
+
 def _export(options: argparse.Namespace) -> None:
+    from ..weights.verify import sha256_of
+
     found = named(options)
     path = options.output or found.name + FORMATS[options.format]
     about = {"dataset": found.dataset, "sha256": found.sha256}
@@ -52,6 +60,9 @@ def _export(options: argparse.Namespace) -> None:
 
 
 def _import(options: argparse.Namespace) -> None:
+    from ..checkpoints import read_network, write_network
+    from ..weights.verify import sha256_of
+
     arch = check_name(options.arch).split(".", 1)[0]
     network = read_network(options.file, arch, parse_settings(options.set))
     path = options.output or f"{arch}.safetensors"

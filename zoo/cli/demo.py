@@ -3,21 +3,15 @@
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-import torch
-from PIL import Image
-from torch import nn
-
-from ..data import get_dataset, load_arrays
-from ..evaluation.pictures import draw_predictions
-from ..evaluation.predict import predict
-from ..evaluation.results import table
-from ..evaluation.validate import validate
 from ..files import write_atomically
-from ..registry import create_model
-from ..weights.fetch import fetch
+from ..tables import table
 from ..weights.manifest import facts
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import nn
 
 WEIGHT = "lrunet1_100.zoo_fmnist"
 SAMPLE = Path(__file__).resolve().parent.parent / "data" / "fashion_mnist_1000"
@@ -31,6 +25,16 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 
 
 def _demo(options: argparse.Namespace) -> None:
+    import numpy as np
+    from PIL import Image
+
+    from ..data import get_dataset, load_arrays
+    from ..evaluation.pictures import draw_predictions
+    from ..evaluation.predict import predict
+    from ..evaluation.validate import validate
+    from ..registry import create_model
+    from ..weights.fetch import fetch
+
     found = fetch(WEIGHT)
     print(f"{WEIGHT}: sha256 {facts(WEIGHT)['sha256']} verified ({found.kind})", file=sys.stderr)
     model = create_model(WEIGHT, pretrained=True)
@@ -57,8 +61,11 @@ def _demo(options: argparse.Namespace) -> None:
     print(output / "predictions.png")
 
 
-def _wrong(model: nn.Module, images: np.ndarray, labels: np.ndarray) -> list[int]:
+def _wrong(model: "nn.Module", images: "np.ndarray", labels: "np.ndarray") -> list[int]:
     """Which images of (n, 1, height, width) the network takes for another class."""
+    import numpy as np
+    import torch
+
     cfg = model.pretrained_cfg
     inputs = (torch.from_numpy(images) / 255 - cfg["mean"][0]) / cfg["std"][0]
     with torch.inference_mode():

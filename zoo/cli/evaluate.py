@@ -3,16 +3,15 @@
 import argparse
 import json
 import sys
+from typing import TYPE_CHECKING
 
 from ..data.catalog import DATASETS
-from ..errors import DataError, ZooError
-from ..evaluation.measure import accuracy_table, measure
-from ..evaluation.predict import label_names, predict
-from ..evaluation.results import write_results
-from ..files import printable
-from ..language.commands import validate_runs
-from ..language.data import TEXT_DATASETS
-from ..named import Named, load_named
+from ..data.texts import TEXT_DATASETS
+from ..errors import DataError, ZooError, printable
+from .language import validate_runs
+
+if TYPE_CHECKING:
+    from ..named import Named
 
 NETWORK = "arch.tag, an architecture for its first weight, or a folder: a run's, or one that save_for_hf wrote"
 CHECKPOINT = "take the weights of this file, a run's .pt or as zoo import takes it; the name is its architecture"
@@ -40,8 +39,10 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     parser.set_defaults(run=_validate)
 
 
-def named(options: argparse.Namespace) -> Named:
+def named(options: argparse.Namespace) -> "Named":
     """The network of ``name`` and ``--checkpoint``; what was assumed of it goes to standard error."""
+    from ..named import load_named
+
     found = load_named(options.name, options.checkpoint)
     for note in found.notes:
         print(f"zoo: {options.checkpoint or options.name}: {note}", file=sys.stderr)
@@ -49,6 +50,9 @@ def named(options: argparse.Namespace) -> Named:
 
 
 def _validate(options: argparse.Namespace) -> None:
+    from ..evaluation.measure import accuracy_table, measure
+    from ..evaluation.results import write_results
+
     if options.batch_size is not None and options.batch_size < 1:
         raise ZooError(f"--batch-size {options.batch_size}: at least one image or column per batch is needed.")
     if options.limit is not None and options.limit < 1:
@@ -80,6 +84,8 @@ def _validate(options: argparse.Namespace) -> None:
 
 
 def _predict(options: argparse.Namespace) -> int:
+    from ..evaluation.predict import label_names, predict
+
     if options.top < 1:
         raise ZooError(f"--top {options.top}: at least one class is needed.")
     found = named(options)

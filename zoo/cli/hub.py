@@ -3,12 +3,7 @@
 import argparse
 
 from ..errors import UnknownNameError, ZooError
-from ..named import own_folder
-from ..publishing.bundle import install_bundle, write_bundle
-from ..publishing.mirror import write_mirror
-from ..publishing.mirror_server import MirrorServer
-from ..publishing.publish import Published, connect, prepare, publish
-from ..publishing.repository import choose
+from ..own_folders import own_folder
 from ..weights.manifest import weights
 
 
@@ -39,6 +34,8 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 
 def _chosen(words: list[str]) -> list[str]:
     """The weights that words stand for, and the folders among them as they are."""
+    from ..publishing.repository import choose
+
     folders = [word for word in words if _is_folder(word)]
     return [*choose(word for word in words if word not in folders), *folders]
 
@@ -51,6 +48,8 @@ def _is_folder(word: str) -> bool:
 
 
 def _bundle(options: argparse.Namespace) -> None:
+    from ..publishing.bundle import install_bundle, write_bundle
+
     if options.install:
         if options.name or options.output:
             raise ZooError("zoo bundle --install FILE installs all that is in FILE: leave out names and -o.")
@@ -70,6 +69,9 @@ def _bundle(options: argparse.Namespace) -> None:
 
 
 def _mirror(options: argparse.Namespace) -> None:
+    from ..publishing.mirror import write_mirror
+    from ..publishing.mirror_server import MirrorServer
+
     if options.name:
         for name, repo in write_mirror(_chosen(options.name), options.folder, options.namespace).items():
             print(f'{name}  timm.create_model("hf-hub:{repo}", pretrained=True)')
@@ -89,6 +91,9 @@ def _publish(options: argparse.Namespace) -> None:
             f"{own}: zoo publish enters what it sends in the manifest, so it takes only what is there. Stage the run "
             "first (zoo stage), or send a network of your own with timm.models.push_to_hf_hub."
         )
+    from ..publishing.publish import Published, connect, prepare, publish
+    from ..publishing.repository import choose
+
     names = choose(options.name)
     api = None if options.dry_run else connect()
     repositories = prepare(names, options.namespace, options.dry_run)

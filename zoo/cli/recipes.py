@@ -5,9 +5,9 @@ import fnmatch
 import json
 
 from ..errors import UnknownNameError
-from ..evaluation.results import table
 from ..extras import require
 from ..suggest import did_you_mean
+from ..tables import table
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:

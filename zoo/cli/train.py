@@ -11,7 +11,7 @@ from typing import Any
 
 from ..errors import ZooError
 from ..files import is_file
-from ..named import run_progress
+from ..own_folders import run_progress
 from ..settings import parse_settings
 
 

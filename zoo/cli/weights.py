@@ -6,21 +6,14 @@ import json
 import sys
 from pathlib import Path
 
-from tqdm import tqdm
-
 from ..data.catalog import DATASETS
 from ..errors import WeightError, ZooError
-from ..evaluation.measure import measure_again
-from ..evaluation.results import table
 from ..files import read_file, write_atomically
-from ..weights.audit import audit
-from ..weights.fetch import fetch, fetch_address
+from ..tables import table
 from ..weights.manifest import full_name, warm_starts, weights
 from ..weights.manifest import problems as problems_of_entries
 from ..weights.manifest_check import check_manifest
-from ..weights.packed import is_packed, pack, unpack
 from ..weights.paths import hub_problem, manifest_file
-from ..weights.warm_start import fetch_base
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
@@ -57,6 +50,9 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 
 
 def _fetch(options: argparse.Namespace) -> None:
+    from ..weights.fetch import fetch, fetch_address
+    from ..weights.warm_start import fetch_base
+
     for name in options.name:
         if name in warm_starts() and not options.trust_first_use:
             found = fetch_base(name, options.revision, options.sha256, options.cache_dir)
@@ -77,6 +73,10 @@ def _fetch(options: argparse.Namespace) -> None:
 
 
 def _verify(options: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    from ..weights.audit import audit
+
     names = list(dict.fromkeys(map(full_name, options.name))) or list(weights())
     folders = _folders(options.data)
     if bool(options.data) != options.accuracy:
@@ -100,6 +100,8 @@ def _verify(options: argparse.Namespace) -> int:
         problems += [f"{name} has no copy here. Get it: zoo fetch {name}" for name in absent]
     if options.accuracy and not problems:
         here = [name for name in names if name not in absent]
+        from ..evaluation.measure import measure_again
+
         rows, wrong = measure_again(here, folders, options.cache_dir)
         print(table(rows, ["weight", "data set", "manifest", "measured", ""]))
         problems += wrong
@@ -135,6 +137,8 @@ def _folders(words: list[str]) -> dict[str, str]:
 
 
 def _pack(options: argparse.Namespace) -> None:
+    from ..weights.packed import is_packed, pack, unpack
+
     try:
         content = read_file(options.file, 16 << 30)
         if options.unpack != is_packed(content):

@@ -18,8 +18,7 @@ import numpy as np
 
 from ..errors import DataError
 from ..files import read_file
-from .catalog import get_dataset
-from .known import STAND_IN, compare, digests
+from .catalog import STAND_IN, get_dataset
 
 _LOGGER = logging.getLogger(__name__)
 _LARGEST_BATCH = 512 << 20  # bytes; all of CIFAR-100 in one file has 184 MB
@@ -74,6 +73,8 @@ def read_arrays(dataset: str, folder: str | Path, split: str) -> Arrays:
         raise DataError(f"{folder}: {len(images)} images but {len(labels)} labels in the {split} split of {info.name}.")
     if labels.min() < 0 or labels.max() >= info.num_classes:
         raise DataError(f"{folder}: a label of the {split} split is outside 0..{info.num_classes - 1}.")
+    from .known import compare, digests  # needs torchvision, which facts on data sets do not
+
     sha256 = digests(images, labels)
     warning = compare(info.name, split, images, sha256, files)
     return Arrays(images, labels.astype(np.int64), sha256, warning)

@@ -29,6 +29,11 @@ _FASHION = (
     "Ankle boot",
 )
 
+STAND_IN = (
+    "To try Fashion-MNIST in place of MNIST, say so: zoo train ... --set dataset=fashion-mnist, zoo validate ... "
+    "--dataset fashion-mnist; results then carry that name."
+)
+
 
 @dataclass(frozen=True)
 class Dataset:

@@ -8,6 +8,7 @@ import numpy as np
 from torchvision.datasets import CIFAR100, MNIST
 
 from ..errors import DataError
+from .catalog import STAND_IN
 
 PUBLISHED = {
     ("cifar10", "train"): {
@@ -45,10 +46,6 @@ _FASHION_FIRST = (
 """sha256 of the first image of Fashion-MNIST's training and test split, by which a part of it is known."""
 _TITLES = {"mnist": "MNIST", "fashion-mnist": "Fashion-MNIST", "cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
 _FULL = {"train": 60_000, "test": 10_000}
-STAND_IN = (
-    "To try Fashion-MNIST in place of MNIST, say so: zoo train ... --set dataset=fashion-mnist, zoo validate ... "
-    "--dataset fashion-mnist; results then carry that name."
-)
 
 
 def digests(images: np.ndarray, labels: np.ndarray) -> dict[str, str]:

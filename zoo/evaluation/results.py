@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ..errors import ZooError
 from ..files import write_atomically
+from ..tables import table as table  # where results are printed
 from .validate import Result
 
 
@@ -41,11 +42,3 @@ def write_results(results: Sequence[Result], path: str | Path) -> None:
         write_atomically(text.encode(errors="backslashreplace"), path)
     except OSError as error:
         raise ZooError(f"{path}: cannot be written ({error.strerror}).") from None
-
-
-def table(rows: Sequence[Sequence[object]], header: Sequence[str]) -> str:
-    """Lay rows out under a header, columns aligned."""
-    cells = [[str(cell) for cell in row] for row in [header, *rows]]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
-    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in cells)
-    return "\n".join(line.rstrip() for line in lines)

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from ..errors import HashMismatchError, WeightError
 from ..files import read_file, write_atomically
-from ..named import own_folder
+from ..own_folders import own_folder
 from ..weights.cached import locked
 from ..weights.card import model_card
 from ..weights.download import discard, download

@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 from ..errors import UnknownNameError, ZooError
 from ..extras import require
-from ..files import write_atomically
+from ..files import FORMATS, write_atomically
 from ..outputs import gap_of, largest, outputs_of, placed
 from ..precision import full_precision
 from ..weights.convert import safetensors_bytes
@@ -23,7 +23,6 @@ from .described import said_of
 from .file_facts import file_facts
 from .record import EquivalenceRecord, equivalence_record, random_images
 
-FORMATS = {"safetensors": ".safetensors", "onnx": ".onnx", "torch-export": ".pt2"}
 _TOLERANCE = 1e-3  # of the largest score: float32 sums in another order, over up to 150 layers
 
 

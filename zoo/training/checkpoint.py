@@ -19,7 +19,7 @@ import torch
 from ..errors import ZooError
 from ..files import open_file, write_atomically
 from ..locks import alone
-from ..named import run_progress
+from ..own_folders import run_progress
 from ..version import __version__
 from ..weights.pickles import read_pickle
 from .distributed import Processes

@@ -21,7 +21,7 @@ from ..data.images import ImageFolder
 from ..errors import ZooError
 from ..makers.masked import MaskedWeight
 from ..models._reference import differences
-from ..named import run_recipe
+from ..own_folders import run_recipe
 from ..registry import family_of
 from ..reparam import count_parameters
 from ..weights.manifest import manifest, paper_of, paper_url, problem_with, warm_starts

@@ -5,8 +5,6 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from timm.models import get_pretrained_cfg
-
 from ..data.catalog import get_dataset
 from ..errors import UnknownNameError, WeightError
 from ..suggest import close_names
@@ -68,6 +66,11 @@ def know_families(family_of: Mapping[str, str]) -> None:
     _read.cache_clear()
 
 
+def families() -> Mapping[str, str]:
+    """The family of every architecture that has been taken note of; empty before."""
+    return _FAMILY_OF
+
+
 def weights_of(arch: str) -> list[str]:
     """The weights of an architecture in order of preference, damaged entries among them: none takes another's place."""
     order = list(_read()[1])
@@ -112,6 +115,8 @@ def warm_starts() -> dict[str, dict[str, Any]]:
 
 def hub_source(base: str, revision: str) -> dict[str, Any]:
     """The Hub file of one of timm's own weights, as the manifest writes a source; repository and file are timm's."""
+    from timm.models import get_pretrained_cfg
+
     cfg = get_pretrained_cfg(base)
     file = cfg.hf_hub_filename or "model.safetensors"
     return {"kind": "hub", "repo": cfg.hf_hub_id, "revision": revision, "file": file}
@@ -265,6 +270,8 @@ def timm_cfgs(architectures: Iterable[str], base: Mapping[str, Any]) -> dict[str
 
 def warm_start_cfg(name: str) -> dict[str, Any]:
     """timm's configuration of a warm start: the base's, and where its file is if the manifest knows the revision."""
+    from timm.models import get_pretrained_cfg
+
     entry = warm_starts()[name]
     cfg = get_pretrained_cfg(entry["base"]).to_dict(remove_source=True)
     cfg |= {"architecture": None, "tag": None}  # timm fills in ours

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ZooError
-from ..evaluation.results import table
 from ..files import write_atomically
+from ..tables import table
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
@@ -31,7 +31,7 @@ def validate_runs(options: argparse.Namespace) -> None:
     Raises:
         ZooError: If a name is not a run on this data set, or the results cannot be written.
     """
-    from .perplexity import measure_run
+    from ..language.perplexity import measure_run
 
     if options.results and not options.results.endswith(".json"):
         raise ZooError(f"{options.results}: perplexities are written as .json; give the file this ending.")
@@ -48,7 +48,7 @@ def validate_runs(options: argparse.Namespace) -> None:
 
 
 def _perplexity(options: argparse.Namespace) -> None:
-    from .perplexity import measure_run
+    from ..language.perplexity import measure_run
 
     row = measure_run(
         options.folder, options.data, split=options.split, collapse=options.collapse, device=options.device
