@@ -19,6 +19,7 @@ from ..errors import UnknownNameError, ZooError
 from ..makers.hooks import copy_of
 from ..precision import full_precision, same_format
 from .batch_norm import folded_tensors
+from .stacked import can_stack, densify, is_eager, pad_to_3x3, pays, stacked_conv_bn
 
 BRANCHES = ("standard1", "standard2", "skeleton", "group")
 """Names of the branches, in the order of the gate."""
@@ -26,6 +27,7 @@ BRANCHES = ("standard1", "standard2", "skeleton", "group")
 AC_BRANCHES = ("standard1", "skeleton")
 
 _GROUPS = 64  # of the group branch, at every width the paper uses
+_CACHE = 16 * 2**20  # bytes of kernels that a CPU keeps at hand
 
 
 def branch_names(branches: str | Sequence[str]) -> tuple[str, ...]:
@@ -83,8 +85,7 @@ class ConvBranch(nn.Module):
         if (conv.padding, conv.padding_mode, conv.dilation) != (padding, "zeros", (1, 1)):
             raise ZooError(f"This branch is no part of a 3x3 convolution: {conv}.")
         kernel, bias = folded_tensors(conv, self.bn)
-        pad_y, pad_x = ((3 - side) // 2 for side in sides)
-        return F.pad(_densify(kernel, conv.groups), (pad_x, pad_x, pad_y, pad_y)), bias
+        return pad_to_3x3(densify(kernel, conv.groups)), bias
 
 
 class SkeletonBranch(nn.Module):
@@ -103,15 +104,6 @@ class SkeletonBranch(nn.Module):
         """As :meth:`ConvBranch.fold`; the kernel is a cross, whose centre gets both parts."""
         (vertical, bias), (horizontal, other_bias) = self.vertical.fold(), self.horizontal.fold()
         return vertical + horizontal, bias + other_bias
-
-
-def _densify(kernel: Tensor, groups: int) -> Tensor:
-    """(out, in / groups, h, w) -> (out, in, h, w), block-diagonal."""
-    blocks = kernel.unflatten(0, (groups, -1))
-    dense = blocks.new_zeros(groups, blocks.shape[1], groups, *blocks.shape[2:])
-    diagonal = torch.arange(groups, device=kernel.device)
-    dense[diagonal, :, diagonal] = blocks
-    return dense.flatten(2, 3).flatten(0, 1)
 
 
 def _make_branch(name: str, in_channels: int, out_channels: int, stride: int) -> nn.Module:
@@ -146,11 +138,23 @@ class PDAConv2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, in_channels, height, width) -> (batch, out_channels, height / stride, width / stride)."""
+        if self._stacks(x):
+            return stacked_conv_bn(x, self._pairs())
         first, *others = self.branches.values()
         y = first(x)
         for branch in others:
             y = y + branch(x)
         return y
+
+    def _stacks(self, x: Tensor) -> bool:
+        """Whether the branches are computed as one convolution; else each by itself, which any change of one needs."""
+        if not pays(x) or any(type(branch) not in (ConvBranch, SkeletonBranch) for branch in self.branches.values()):
+            return False
+        return can_stack([m for branch in self.branches.values() for m in branch.modules()], self._pairs())
+
+    def _pairs(self) -> list[tuple[nn.Module, nn.Module]]:
+        """Each convolution with its batch norm."""
+        return [(m.conv, m.bn) for m in self.branches.modules() if type(m) is ConvBranch]
 
     def batch_norms(self, *names: str) -> list[_BatchNorm]:
         """The batch norms of the named branches, or of all; synchronised ones too."""
@@ -241,6 +245,10 @@ class PDBConv2d(PDAConv2d):
     def forward(self, x: Tensor) -> Tensor:
         """(batch, in_channels, height, width) -> (batch, out_channels, height / stride, width / stride)."""
         gates = self.gate(x)
+        if self._stacks(x):
+            widths = [2 if type(branch) is SkeletonBranch else 1 for branch in self.branches.values()]
+            gates = torch.cat([g.expand(-1, n) for g, n in zip(gates.split(1, 1), widths, strict=True)], 1)
+            return stacked_conv_bn(x, self._pairs(), gates)
         weighted = [gates[:, i, None, None, None] * branch(x) for i, branch in enumerate(self.branches.values())]
         y = weighted[0]
         for term in weighted[1:]:
@@ -293,16 +301,41 @@ class MixedConv2d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(batch, in, height, width) -> (batch, out, height / stride, width / stride).
 
-        The batch becomes the groups of one convolution, so that each sample meets its own kernel.
+        Each image meets its own kernel, as a group of one convolution. On a CPU the kernels are mixed and used in parts
+        that stay in its cache: those of a whole batch may be larger than a network, and memory is slow.
         """
         gates = self.gate(x)
         if torch.onnx.is_in_onnx_export():
             return self._mix_outputs(x, gates)
+        images, outputs = self._part(x)
+        if not images:
+            return self._mix_kernels(x, gates, self.weight, self.bias)
+        if images < len(x):
+            parts = zip(x.split(images), gates.split(images), strict=True)
+            return torch.cat([self._mix_kernels(*part, self.weight, self.bias) for part in parts])
+        parts = zip(self.weight.split(outputs, 1), self.bias.split(outputs, 1), strict=True)
+        return torch.cat([self._mix_kernels(x, gates, *part) for part in parts], 1)
+
+    def _mix_kernels(self, x: Tensor, gates: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         batch, channels, height, width = x.shape
-        kernels = (gates @ self.weight.flatten(1)).reshape(-1, self.in_channels, 3, 3)
-        biases = (gates @ self.bias).flatten()
+        kernels = (gates @ weight.flatten(1)).reshape(-1, self.in_channels, 3, 3)
+        biases = (gates @ bias).flatten()
         y = F.conv2d(x.reshape(1, batch * channels, height, width), kernels, biases, self.stride, 1, groups=batch)
-        return y.reshape(batch, self.out_channels, y.shape[2], y.shape[3])
+        return y.reshape(batch, bias.shape[1], y.shape[2], y.shape[3])
+
+    def _part(self, x: Tensor) -> tuple[int, int]:
+        """How many images and output channels at a time; (0, 0) for all at once.
+
+        Mixing outputs instead of kernels is four convolutions, and was the slower form at every size measured.
+        """
+        if not (is_eager(x) and x.device.type == "cpu" and len(x)):
+            return 0, 0
+        kernel = self.weight[0].numel() * self.weight.element_size()
+        if kernel * len(x) <= _CACHE:
+            return 0, 0
+        if kernel * len(self.weight) <= _CACHE:  # each part reads them again
+            return max(1, _CACHE // 4 // kernel), self.out_channels
+        return len(x), max(1, self.out_channels * _CACHE // (kernel * len(x)))
 
     def _mix_outputs(self, x: Tensor, gates: Tensor) -> Tensor:
         """The same sum after the convolutions: an ONNX file fixes the groups, and so could not leave the batch open."""
