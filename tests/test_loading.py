@@ -6,6 +6,7 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from torch.nn.utils.parametrize import ParametrizationList
 
 from zoo.models import _build
 from zoo.models.lrunet import LruNet
@@ -59,6 +60,8 @@ def test_it_is_the_same_network(weight, monkeypatch):
             assert found[name].dtype == tensor.dtype
             assert found[name].requires_grad == tensor.requires_grad
             assert torch.equal(found[name], tensor), name
+    made = [part for part in loaded.modules() if isinstance(part, ParametrizationList)]
+    assert not any(part.unsafe for part in made), "what is assigned to a kernel later is checked as always"
     x = torch.randn(2, *loaded.pretrained_cfg["input_size"])[..., :32, :32]
     with torch.no_grad():
         assert torch.equal(loaded.eval()(x), model.eval()(x))
@@ -103,3 +106,18 @@ def test_a_buffer_that_no_file_has_is_as_always():
         timm.create_model("symm_wrn_16_1", symm_type="pdpt")
     assert torch.equal(torch.random.get_rng_state(), state), "random numbers were drawn"
     assert torch.equal(model.table, torch.arange(3) + 1)
+
+
+@pytest.mark.parametrize("weight", ["swrn_16_1_2", "symm_wrn_16_1", "sparse_wrn_16_1"], indirect=True)
+def test_no_kernel_is_made_before_its_values_are_there(weight, monkeypatch):
+    arch, model = weight
+    kinds = {type(maker) for part in model.modules() if isinstance(part, ParametrizationList) for maker in part}
+    assert kinds
+    cfg = {"tag": TAG, "file": "", "input_size": model.pretrained_cfg["input_size"]}
+    with monkeypatch.context() as patched:
+        for kind in kinds:
+            patched.setattr(kind, "forward", lambda self, learned: pytest.fail("a kernel was made"))
+        loaded = timm.create_model(arch, pretrained=True, pretrained_cfg_overlay=cfg)
+    with torch.no_grad():
+        x = torch.randn(2, *loaded.pretrained_cfg["input_size"])
+        assert torch.equal(loaded.eval()(x), model.eval()(x))

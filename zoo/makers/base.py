@@ -13,6 +13,7 @@ from torch.nn.utils import parametrize
 
 from ..errors import ZooError
 from ..precision import full_precision, same_format
+from . import values
 from .whole import WholeNumbers
 
 
@@ -41,7 +42,7 @@ def make_weight(layer: nn.Module, maker: nn.Module, name: str = "weight", start:
     kind = weight.device.type
     try:
         with torch.autocast("cpu" if kind == "meta" else kind, enabled=False):  # torch compares types of the kernels
-            parametrize.register_parametrization(layer, name, maker)
+            parametrize.register_parametrization(layer, name, maker, unsafe=values.to_come())
     except ZooError:
         weight.data = before
         raise
@@ -53,6 +54,7 @@ def make_weight(layer: nn.Module, maker: nn.Module, name: str = "weight", start:
         ) from None
     finally:
         getattr(maker, "__dict__", {}).pop("right_inverse", None)
+    layer.parametrizations[name].unsafe = False  # what is assigned later is compared again
     learned = layer.parametrizations[name].original
     learned.data = learned.data.contiguous()  # a slice would keep the whole tensor, and no file format takes it
     _extend(layer)

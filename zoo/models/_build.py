@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ..errors import UnknownNameError, WeightError, ZooError
+from ..makers.values import loaded_later
 from ..weights.load import SOURCES, is_own_source, known_repository, load_state_dict, without_other_sources
 from ..weights.manifest import weights
 from ..weights.warm_start import is_warm_start
@@ -116,6 +117,7 @@ def build_model(
             if as_it_is:  # every parameter will be the file's
                 stack.enter_context(torch.random.fork_rng(devices=()))
                 stack.enter_context(_WithoutDrawing())
+                stack.enter_context(loaded_later())
             if device is not None:
                 stack.enter_context(torch.device(device))
             model = cls(**arguments)

@@ -139,10 +139,12 @@ def rename_from_reference(model: nn.Module, state_dict: Mapping[str, Tensor]) ->
     """
     if not hasattr(model, "reference_key"):
         return dict(state_dict)
-    key_of = _reference_keys(model, classifier=True)
-    own = set(key_of.values())
+    layer = model.get_classifier(name_only=True)  # also where the model has none, so that timm recognises the file's
+    names = [*model.state_dict(), f"{layer}.weight", f"{layer}.bias"]
+    own = set(names)
     if own.issuperset(state_dict):
         return dict(state_dict)
+    key_of = {model.reference_key(name): name for name in names}
     state = _normalise(model, state_dict)
     if sum(name in own for name in state_dict) >= sum(name in key_of for name in state):  # some names are the same
         return dict(state_dict)
@@ -157,14 +159,10 @@ def rename(name: str, rules: tuple[tuple[str, str], ...]) -> str:
     return name
 
 
-def _reference_keys(model: nn.Module, classifier: bool = False) -> dict[str, str]:
+def _reference_keys(model: nn.Module) -> dict[str, str]:
     if not hasattr(model, "reference_key"):
         raise WeightError(f"{type(model).__name__} has no reference implementation whose state dict could be loaded.")
-    names = list(model.state_dict())
-    if classifier:  # also where the model has none, so that timm recognises the checkpoint's
-        layer = model.get_classifier(name_only=True)
-        names += [f"{layer}.weight", f"{layer}.bias"]
-    return {model.reference_key(name): name for name in names}
+    return {model.reference_key(name): name for name in model.state_dict()}
 
 
 def _normalise(model: nn.Module, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -27,7 +27,7 @@ from .convert import safetensors_bytes
 from .download import Address
 from .importers import read_checkpoint
 from .manifest import collapsed_facts, facts, full_name, source
-from .network_settings import refuse_odd_token, without_password
+from .network_settings import refuse_odd_token, refuse_offline, without_password
 from .packed import unpack
 from .paths import cache_folder, hub_folder, hub_problem, shipped_hub, waiting_folder
 from .trusted import SHA256, hexadecimal, how_to_accept_a_change, key, trust, trusted_sha256
@@ -393,13 +393,6 @@ def _from_release(name: str, entry: dict[str, Any], cache_dir: str | Path | None
 
     obtain(Address(release["url"], label, {}), target, release["sha256"], 2 * entry["size"] + (1 << 20), convert)
     return target if check_cached(target, entry["sha256"], cache_dir) else None
-
-
-def refuse_offline(label: str) -> None:
-    """Raise a WeightError where a variable forbids requests."""
-    for variable in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):  # as huggingface_hub does
-        if os.environ.get(variable, "").upper() in ("1", "ON", "YES", "TRUE"):
-            raise WeightError(f"{label}: {variable} is set, so no request was made")
 
 
 def first_line(error: BaseException) -> str:

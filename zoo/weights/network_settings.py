@@ -25,6 +25,13 @@ def without_password(url: str) -> str:
         return url.rpartition("@")[2]
 
 
+def refuse_offline(label: str) -> None:
+    """Raise a WeightError where a variable forbids requests."""
+    for variable in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):  # as huggingface_hub does
+        if os.environ.get(variable, "").upper() in ("1", "ON", "YES", "TRUE"):
+            raise WeightError(f"{label}: {variable} is set, so no request was made")
+
+
 def refuse_odd_token(label: str) -> None:
     """Raise an error for a Hub token that no request can carry; clients would print it in theirs.
 
