@@ -9,6 +9,7 @@ from torch.nn.utils import parametrizations, prune
 
 from zoo.layers import paradise
 from zoo.layers.paradise import BRANCHES, ACConv2d, MixedConv2d, PDAConv2d, PDBConv2d
+from zoo.makers.symmetric import SymmetricWeight
 
 SUBSETS = [[name for i, name in enumerate(BRANCHES) if bits >> i & 1] for bits in range(1, 16)]
 
@@ -210,3 +211,23 @@ def test_mixed_kernels_in_parts(cache, calls, monkeypatch):
     layer._mix_kernels = mix
     traced = torch.jit.trace(layer.float(), x.float())
     torch.testing.assert_close(traced(x.float()), whole.float()(x.float()))
+
+
+# Symmetric kernels
+
+
+@pytest.mark.parametrize("kind", ["tri", "quar", "eight", "block4", "spa", "tri+spa", "chunk_2_3"])
+def test_symmetric_kernels_are_contiguous(kind):
+    for centre in ("single", "reference"):
+        maker = SymmetricWeight((5, 5, 3, 3), kind, centre)
+        learned = torch.randn(maker.stored, dtype=torch.double, requires_grad=True)
+        taps, pairs, factor = maker.maps.on(learned.device)
+        values = learned if taps is None else learned[taps]
+        values = values if pairs is None else values[:, pairs]
+        values = values if factor is None else values * factor.double()
+        expected, kernel = values.t().reshape(5, 5, 3, 3), maker(learned)
+        assert kernel.is_contiguous()
+        assert torch.equal(kernel, expected)
+        factors = torch.randn(5, 5, 3, 3, dtype=torch.double)
+        gradients = [torch.autograd.grad((made * factors).sum(), learned)[0] for made in (kernel, expected)]
+        torch.testing.assert_close(*gradients, rtol=1e-12, atol=1e-12)

@@ -75,9 +75,10 @@ class SymmetricWeight(nn.Module):
         """(stored taps, stored channel pairs) -> ``shape``."""
         taps, pairs, factor = self.maps.on(learned.device)
         values = learned if taps is None else learned.index_select(0, taps)
-        values = values if pairs is None else values.index_select(1, pairs)
-        values = values if factor is None else values * factor.to(values.dtype)
-        return values.t().reshape(self.shape)
+        values = values.t().contiguous()  # so that the gathered kernel is contiguous: convolutions would copy it
+        values = values if pairs is None else values.index_select(0, pairs)
+        values = values if factor is None else values * factor.to(values.dtype)[:, None]
+        return values.view(self.shape)
 
     def right_inverse(self, kernel: Tensor) -> Tensor:
         """The nearest kernel with this symmetry: the mean over all entries that are made from one learned value."""
