@@ -187,9 +187,7 @@ def _comment(sha256: str) -> bytes:
     return (len(_SEAL) + 64).to_bytes(2, "little") + _SEAL + sha256.encode()
 
 
-def _check_seal(path: Path) -> None:
-    with open_file(path) as file:
-        content = file.read()
+def _check_seal(content: bytes, path: Path) -> None:
     if content[-22:-18] == b"PK\5\6" and content.endswith(b"\0\0"):
         return  # an archive without a comment, of an older version; its records have checksums
     archive = hashlib.sha256(memoryview(content)[:-_END])
@@ -243,10 +241,12 @@ def load(path: Path) -> dict[str, Any]:
         ZooError: If it is no such file, is damaged, or says that it is at an impossible epoch or step.
     """
     try:
-        _check_seal(path)
+        with open_file(path) as file:
+            content = file.read()
     except OSError as error:
         raise ZooError(f"{path}: cannot be read ({error.strerror or error}).") from None
-    state = read_pickle(path)
+    _check_seal(content, path)
+    state = read_pickle(path, content)
     if not isinstance(state, dict) or not isinstance(state.get("model"), dict):
         raise ZooError(f"{path}: not a checkpoint of zoo train.")
     for key in ("epoch", "step"):

@@ -1,7 +1,7 @@
 """Splits of a training set: small ones held on the device as uint8, photographs read as they are needed."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -94,13 +94,34 @@ class Images:
         return self.batches(own, batch_size) if len(own) else iter(())
 
 
-def load_splits(recipe: Recipe, data: str | Path, device: torch.device) -> tuple[dict[str, Images | Photographs], str]:
+def read_arrays(dataset: str, data: str | Path) -> tuple[Tensor, Tensor, str]:
+    """Images and labels of a small training set, and the sha256 of their values.
+
+    Args:
+        dataset: Name of the data set.
+        data: Its folder.
+
+    Raises:
+        DataError: If the data set is missing or damaged.
+    """
+    arrays = load_arrays(dataset, data, "train")
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(array.tobytes())
+    images, labels = (torch.from_numpy(a) for a in arrays)
+    return images, labels, digest.hexdigest()
+
+
+def load_splits(
+    recipe: Recipe, data: str | Path, device: torch.device, read: Callable = read_arrays
+) -> tuple[dict[str, Images | Photographs], str]:
     """Read both parts of a training set at once.
 
     Args:
         recipe: Gives data set, seed, number of held-out images and how they are chosen.
         data: Folder of the data set.
         device: Where the images go.
+        read: Reads a small set, as :func:`read_arrays` does.
 
     Returns:
         ``train`` and ``held-out`` (which may be empty), and a sha256: of the whole training set's pixels and labels, or
@@ -114,16 +135,12 @@ def load_splits(recipe: Recipe, data: str | Path, device: torch.device) -> tuple
         folder = ImageFolder(data, inside=("train",))
         parts = {name: Photographs(folder, c, recipe, device) for name, c in _chosen(recipe, len(folder)).items()}
         return parts, folder_digest(folder)
-    arrays = load_arrays(recipe.dataset, data, "train")
-    digest = hashlib.sha256()
-    for array in arrays:
-        digest.update(array.tobytes())
-    images, labels = (torch.from_numpy(a) for a in arrays)
+    images, labels, digest = read(recipe.dataset, data)
     parts = {
         name: Images(images[chosen].to(device), labels[chosen].to(device), *recipe.normalisation(), recipe)
         for name, chosen in _chosen(recipe, len(labels)).items()
     }
-    return parts, digest.hexdigest()
+    return parts, digest
 
 
 def _chosen(recipe: Recipe, count: int) -> dict[str, Tensor]:

@@ -132,17 +132,37 @@ class Learner:
         Returns:
             This process's part of the sum of the images' cross entropies, without penalties.
         """
-        recipe, iteration, count = self.recipe, epoch * self.updates + step, count or len(labels)
-        if step == 0 and momentum_restarts(recipe, epoch):
+        count = count or len(labels)
+        images, targets = self.prepare(images, labels, epoch, step, count)
+        loss = self.update(images, targets, epoch, step, count)
+        self.move(epoch, step)
+        self.average()
+        return loss
+
+    def prepare(self, images: Tensor, labels: Tensor, epoch: int, step: int, count: int) -> tuple[Tensor, Tensor]:
+        """What comes before a step: restart of the momentum, learning rates, mixup; arguments as of :meth:`step`.
+
+        Returns:
+            This process's images and their labels, or after mixup the targets, (part, classes).
+        """
+        if step == 0 and momentum_restarts(self.recipe, epoch):
             self.optimizer.state.clear()
-        self.schedule.step_update(iteration)
+        self.schedule.step_update(epoch * self.updates + step)
         targets = labels
         if self.mix and len(labels) % 2 == 0:  # timm pairs images; with soft targets smoothing is in them
             images, targets = self.mix(images, labels)
         if len(labels) == count:
             images, targets = self.processes.slice(images), self.processes.slice(targets)
-        if recipe.channels_last:
+        if self.recipe.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
+        return images, targets
+
+    def update(self, images: Tensor, targets: Tensor, epoch: int, step: int, count: int) -> Tensor:
+        """Forward, loss, backward and the optimizer's step on what :meth:`prepare` returned; returns as :meth:`step`.
+
+        Except with float16, which scales the loss, nothing here reads a value from the device.
+        """
+        recipe = self.recipe
         kind = getattr(torch, recipe.amp or "float32")
         with torch.autocast(images.device.type, kind, enabled=bool(recipe.amp)):
             scores = self._scores(images)
@@ -154,16 +174,27 @@ class Learner:
         self.scaler.scale(objective).backward()
         self.scaler.unscale_(self.optimizer)
         if self.method:
-            self.method.before_step(epoch, iteration)
+            self.method.before_step(epoch, epoch * self.updates + step)
         if recipe.clip_grad:
             nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip_grad)
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        return loss.detach() * (count / self.processes.world)
+
+    def moves(self, epoch: int, step: int) -> bool:
+        """Whether this step does more than others do: the momentum restarts before it, or weights move with it."""
+        restart = step == 0 and momentum_restarts(self.recipe, epoch)
+        return restart or bool(self.method and self.method.moves(epoch, epoch * self.updates + step))
+
+    def move(self, epoch: int, step: int) -> None:
+        """What a sparse method does after the optimizer's step."""
         if self.method:
-            self.record = self.method.after_step(epoch, iteration) or self.record
+            self.record = self.method.after_step(epoch, epoch * self.updates + step) or self.record
+
+    def average(self) -> None:
+        """Take the weights into their average, if there is one."""
         if self.ema:
             self.ema.update(self.model)
-        return loss.detach() * (count / self.processes.world)
 
     def _scores(self, images: Tensor) -> Tensor:
         try:

@@ -5,6 +5,8 @@ import json
 import math
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,11 +19,13 @@ from tqdm import tqdm
 
 from ..errors import ZooError
 from . import checkpoint
+from .captured import stepper
 from .data import Images, Photographs, load_splits
 from .distributed import Processes
 from .interruption import Interruption
 from .learner import Learner, build_network
 from .recipe import Recipe
+from .tally import StepClock, Tally
 from .used_code import used_code
 
 
@@ -83,20 +87,60 @@ def train(
         Interrupted: If SIGINT or SIGTERM came: the run has saved and stopped at the step it was at.
     """
     processes, output = Processes.join(device), Path(output)
-    with checkpoint.only_trainer(output, processes):
-        return _train(recipe, data, output, resume, processes, budget, force)
+    end = time.monotonic() + budget if budget else math.inf
+    with checkpoint.only_trainer(output, processes), own_stream(processes):
+        steps = run_steps(recipe, data, output, resume, processes, end, force, Interruption())
+        while True:
+            try:
+                next(steps)
+            except StopIteration as done:
+                return done.value
 
 
-def _train(
-    recipe: Recipe, data: str | Path, output: Path, resume: bool, processes: Processes, budget: float, force: bool
-) -> nn.Module:
-    started = time.monotonic()
+def own_stream(processes: Processes) -> AbstractContextManager:
+    """A CUDA stream for a run, which a step needs to be captured; nothing where there is no GPU, or several."""
+    alone = processes.device.type == "cuda" and processes.world == 1
+    return torch.cuda.stream(torch.cuda.Stream(processes.device)) if alone else nullcontext()
+
+
+def run_steps(
+    recipe: Recipe,
+    data: str | Path,
+    output: Path,
+    resume: bool,
+    processes: Processes,
+    end: float,
+    force: bool,
+    interruption: AbstractContextManager[Interruption],
+    load: Callable[..., Any] = load_splits,
+    label: str = "",
+) -> Iterator[float]:
+    """:func:`train` step by step, for those who have several runs to see to; its folder is held by the caller.
+
+    Args:
+        recipe: What to train and how.
+        data: Folder of the data set.
+        output: Folder of the run.
+        resume: Continue the run that lies there, if any.
+        processes: Who takes part.
+        end: When to stop with a checkpoint, by ``time.monotonic``.
+        force: Resume although versions or code have changed.
+        interruption: Signals that stop the run.
+        load: Reads the data.
+        label: Put before the lines on standard error.
+
+    Yields:
+        Which share of the run is done, after each step.
+
+    Returns:
+        The network, in eval mode; errors as :func:`train`.
+    """
     file = output / "checkpoint.pt"
     if file.exists() and not resume:
         raise checkpoint.occupied(output)
     torch.manual_seed(recipe.seed)
     np.random.seed(recipe.seed)  # timm's mixup draws from it, alike in all processes
-    splits, digest = load_splits(recipe, data, processes.device)
+    splits, digest = load(recipe, data, processes.device)
     training, held_out = splits["train"], splits["held-out"]
     updates = math.ceil(len(training) / recipe.batch_size)
     network = build_network(recipe, processes.device)
@@ -163,11 +207,13 @@ def _train(
     save_best()  # the one of the checkpoint, if the run ended before it was written
     done = position.epoch * updates + position.step
     bar = tqdm(total=recipe.epochs * updates, initial=done, desc=output.name, disable=None if processes.first else True)
-    with bar, Interruption() as interruption:
+    tally = Tally(processes.device)
+    take = stepper(learner, tally, len(training))
+    with bar, interruption as told:
         while position.epoch < recipe.epochs:
-            left = max(budget - (time.monotonic() - started), 1e-9) if budget else math.inf
-            if not _epoch(learner, training, position, generator, left, save, bar, interruption):
-                interruption.check(f"epoch {position.epoch + 1}, step {position.step}")
+            whole = yield from _epoch(learner, training, position, generator, end, save, bar, told, take, tally)
+            if not whole:
+                told.check(f"epoch {position.epoch + 1}, step {position.step}")
                 return learner.result.eval()
             generator = None
             line = {"epoch": position.epoch + 1, "loss": position.total, "lr": learner.lr}
@@ -189,9 +235,9 @@ def _train(
                 save_best()
             if processes.first:
                 checkpoint.write_lines(map(json.dumps, log), output / "log.jsonl")
-                tqdm.write(json.dumps(line), file=sys.stderr)
-            if position.epoch < recipe.epochs and interruption.agree(processes):
-                interruption.check(f"the end of epoch {position.epoch}")
+                tqdm.write(label + json.dumps(line), file=sys.stderr)
+            if position.epoch < recipe.epochs and told.agree(processes):
+                told.check(f"the end of epoch {position.epoch}")
     if processes.first and importlib.util.find_spec("matplotlib"):
         from .curve import plot_loss
 
@@ -206,11 +252,13 @@ def _epoch(
     training: Images | Photographs,
     position: Position,
     generator: torch.Generator | None,
-    left: float,
-    save: Any,
+    end: float,
+    save: Callable[[torch.Generator | None], None],
     bar: tqdm,
     interruption: Interruption,
-) -> bool:
+    take: Callable[..., None],
+    tally: Tally,
+) -> Iterator[float]:
     """Train from a position to the end of its epoch; False, after saving, if the time ran out or a signal came before.
 
     Order and augmentation of an epoch come from a generator seeded by recipe and epoch, in that order; ``generator``
@@ -221,34 +269,32 @@ def _epoch(
     fresh = torch.Generator(place).manual_seed(recipe.seed * 100_003 + position.epoch)
     order = torch.randperm(len(training), generator=fresh, device=place)
     generator = generator or fresh
-    often = 1 if place.type == "cpu" and processes.world == 1 else 20  # a look at the loss makes the GPU wait
-    total = torch.tensor(position.total, device=place, dtype=torch.float32)
-    bad = torch.full((2,), math.inf, device=place)  # the first step whose loss is not finite
+    alone = processes.world == 1  # several stop together, at their next look at each other
+    often = 1 if alone and place.type == "cpu" else 20
+    tally.begin(position.total, position.step)
     clock = StepClock(place)
     learner.model.train()
     for images, labels, count in training.epoch(position.epoch, order, generator, position.step, processes):
         with clock:
-            loss = learner.step(images, labels, position.epoch, position.step, count)
-        total += loss
-        first_bad = ~torch.isfinite(loss) & torch.isinf(bad[0])
-        bad = torch.where(first_bad, torch.stack([torch.tensor(position.step + 1.0, device=place), loss]), bad)
+            take(images, labels, position.epoch, position.step, count)
         position.step += 1
         bar.update()
         last = position.step == learner.updates
         due = bool(recipe.checkpoint_every) and position.step % recipe.checkpoint_every == 0 and not last
-        told = interruption.signal and processes.world == 1  # several stop together, at their next look at the clock
-        if not (due or last or told or position.step % often == 0):
-            continue
-        over = time.monotonic() - began > left
-        _check(bad, position.epoch, processes, bar)
-        over = any(processes.gather(over))
-        if interruption.agree(processes) or ((due or over) and not last):
-            position.total, position.seconds = total.item(), before + time.monotonic() - began
-            position.step_seconds += clock.take()
-            save(generator)
-            if over or interruption.signal:
-                return False
-    position.total = round(processes.sum(total).item() / len(training), 5)
+        over = time.monotonic() > end
+        told = alone and bool(interruption.signal or over)
+        regular = position.step % often == 0 and (often == 1 or not alone)  # on a GPU it would have to wait
+        if due or last or told or regular:
+            _check(tally.bad, position.epoch, processes, bar)
+            over = any(processes.gather(over))
+            if interruption.agree(processes) or ((due or over) and not last):
+                position.total, position.seconds = tally.total.item(), before + time.monotonic() - began
+                position.step_seconds += clock.take()
+                save(generator)
+                if over or interruption.signal:
+                    return False
+        yield (position.epoch + position.step / learner.updates) / recipe.epochs
+    position.total = round(processes.sum(tally.total).item() / len(training), 5)
     position.seconds = before + time.monotonic() - began
     position.step_seconds += clock.take()
     return True
@@ -263,37 +309,6 @@ def _check(bad: Tensor, epoch: int, processes: Processes, bar: tqdm) -> None:
             f"The loss is {loss} at epoch {epoch + 1}, step {step:.0f}: lower it with --set lr=... and begin anew; the "
             "last good checkpoint, if there is one, is kept."
         )
-
-
-class StepClock:
-    """Adds up the time inside ``with`` blocks; on a GPU by events, so that nothing waits."""
-
-    def __init__(self, device: torch.device):
-        self.cuda = device.type == "cuda"
-        self.marks: list[tuple[Any, Any]] = []
-
-    def _now(self) -> Any:
-        if not self.cuda:
-            return time.perf_counter()
-        event = torch.cuda.Event(enable_timing=True)
-        event.record()
-        return event
-
-    def __enter__(self) -> None:
-        self.begin = self._now()
-
-    def __exit__(self, *exception: object) -> None:
-        self.marks.append((self.begin, self._now()))
-
-    def take(self) -> float:
-        """Seconds since the last call."""
-        if self.cuda:
-            torch.cuda.synchronize()
-            seconds = sum(begin.elapsed_time(end) for begin, end in self.marks) / 1000
-        else:
-            seconds = sum(end - begin for begin, end in self.marks)
-        self.marks = []
-        return seconds
 
 
 @torch.inference_mode()

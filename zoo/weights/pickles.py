@@ -9,6 +9,7 @@ they make is counted against the size of the file, and the CRC-32 that ``torch.s
 import argparse
 import builtins
 import collections
+import io
 import os
 import pickle
 import struct
@@ -72,7 +73,7 @@ class Unusual(StandIn):
     """Takes the place of a tensor that is not strided, or is quantized, or has no values."""
 
 
-def read_pickle(path: Path) -> Any:
+def read_pickle(path: Path, content: bytes | None = None) -> Any:
     """The content of a file that ``torch.save`` wrote, in either of its formats.
 
     Tensors are on the CPU; tensors that shared memory share it. Objects of unknown classes are a :class:`StandIn` of
@@ -80,14 +81,15 @@ def read_pickle(path: Path) -> Any:
 
     Args:
         path: The file.
+        content: Its bytes, where they have been read already; the path is then only named in errors.
 
     Raises:
         WeightError: If it is no such file, is damaged, names something that could do harm, or claims more than it
             holds.
     """
     try:
-        with open_file(path) as file:
-            size = os.fstat(file.fileno()).st_size
+        with open_file(path) if content is None else io.BytesIO(content) as file:
+            size = os.fstat(file.fileno()).st_size if content is None else len(content)
             if zipfile.is_zipfile(file):
                 with zipfile.ZipFile(file) as archive:
                     return _read_archive(archive, size)

@@ -83,6 +83,10 @@ class Method:
             return None
         return self.values["l1"] * penalty(self.layers.values(), self.values["group_lasso"])
 
+    def moves(self, epoch: int, iteration: int) -> bool:
+        """Whether weights may move with this step, so that it differs from others (the loop may capture those)."""
+        return False
+
     def before_step(self, epoch: int, iteration: int) -> None:
         """Change gradients, between backward and the optimizer's step."""
 

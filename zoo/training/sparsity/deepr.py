@@ -52,6 +52,10 @@ class DeepR(Method):
         self.signs: dict[str, Tensor] = {}
         self.moved = self.shortfall = 0
 
+    def moves(self, epoch: int, iteration: int) -> bool:
+        """Whether weights may move with this step: with every one."""
+        return True
+
     def _stopped(self, epoch: int) -> bool:
         stop = self.values["stop_epoch"]
         return stop is not None and epoch >= stop

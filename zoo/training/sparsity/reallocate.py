@@ -50,6 +50,10 @@ class Reallocation(Method, ABC):
             iteration > 0 and iteration % value_at(self.values["period"], epoch) == 0 and (stop is None or epoch < stop)
         )
 
+    def moves(self, epoch: int, iteration: int) -> bool:
+        """Whether weights may move with this step."""
+        return self.due(epoch, iteration)
+
     @abstractmethod
     def _leaving(self, name: str, iteration: int) -> Tensor:
         """Flat positions of the entries of a layer to switch off."""
@@ -218,6 +222,8 @@ class Rigl(Reallocation):
             before = self._gradients.get(name)
             self._gradients[name] = gradient.detach() if before is None else before + gradient.detach()
 
+        if kernel.is_cuda and torch.cuda.is_current_stream_capturing():  # no step with moves is captured
+            return
         if maker is maker_of(self.layers[name]) and self._wanted and kernel.requires_grad:
             kernel.register_hook(keep)
 
