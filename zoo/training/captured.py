@@ -127,7 +127,7 @@ class Captured:
     def _look_again(self, epoch: int, step: int) -> None:
         """Capture the step if that has not been done yet, or something that it uses lies elsewhere since."""
         self.doubtful = False
-        if self.capture and self.graph is not None and self._places() == self.places:
+        if self._places() == self.places and self.graph is not None:
             return
         self._settle()
         if not self.capture:
@@ -148,11 +148,11 @@ class Captured:
         self.graph, self.places = graph, self._places()
 
     def _places(self) -> list[int]:
-        """Addresses of all that a step changes."""
+        """Addresses of all that a step changes; masks whose version has changed note that now, not in the capture."""
         learner = self.learner
         tensors = [value for state in learner.optimizer.state.values() for value in state.values()]
         for module in filter(None, (learner.model, learner.ema)):
-            tensors += [*module.parameters(), *module.buffers()]
+            tensors += module.state_dict().values()
         return [tensor.data_ptr() for tensor in tensors if isinstance(tensor, Tensor)]
 
     def _settle(self) -> None:

@@ -97,6 +97,12 @@ class Learner:
         self.schedule = make_schedule(self.optimizer, recipe, updates)
         self.scaler = torch.amp.GradScaler(place.type, enabled=recipe.amp == "float16")
         self.ema = ModelEmaV3(model, decay=recipe.ema) if recipe.ema else None
+        if self.ema and recipe.method:  # its masks follow those that move, which is no average of them
+            from ..makers.whole import WholeNumbers  # other networks do not depend on its code
+
+            for module in self.ema.modules():
+                if isinstance(module, WholeNumbers):
+                    module.lend()
         self.mix = None
         if recipe.mixup or recipe.cutmix:
             classes = get_dataset(recipe.dataset).num_classes
