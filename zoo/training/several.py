@@ -49,6 +49,7 @@ class Run:
         train: What trains it alone, with the arguments of :func:`zoo.training.loop.train`.
         state: How it ended, a few words; empty as long as it has not.
         failed: Whether ``state`` says why it failed.
+        begun: Whether it has its epochs from an earlier command.
     """
 
     recipe: Any
@@ -57,6 +58,7 @@ class Run:
     train: Callable[..., Any]
     state: str = ""
     failed: bool = False
+    begun: bool = False
 
     def fail(self, error: Exception) -> None:
         """Note an error, which is this run's alone."""
@@ -100,7 +102,8 @@ def train_several(
             try:
                 if isinstance(run.recipe, Recipe):  # other trainings hold their folders themselves
                     held.enter_context(checkpoint.only_trainer(run.output, processes))
-                _recall(run)
+                if resume and (run.output / "recipe.json").exists():
+                    _recall(run)
             except Exception as error:
                 run.fail(error)
         images = [run for run in runs if isinstance(run.recipe, Recipe) and not run.state]
@@ -181,8 +184,6 @@ def _note_end(run: Run) -> None:
 
 def _recall(run: Run) -> None:
     """Take over the epochs of a run that was fitted to its time, and see whether it is finished."""
-    if not (run.output / "checkpoint.pt").exists():
-        return
     try:
         stored = json.loads((run.output / "recipe.json").read_text())
         epochs = int(stored["epochs"])
@@ -195,8 +196,10 @@ def _recall(run: Run) -> None:
         return all(key in free or stored.get(key, value) == value for key, value in wanted.items())
 
     if epochs < run.recipe.epochs and same(fitted(run.recipe, epochs)):
-        run.recipe = fitted(run.recipe, epochs)
-    if same(run.recipe) and run_progress(run.output)[0] >= epochs:
+        run.recipe, run.begun = fitted(run.recipe, epochs), True
+    saved = (run.output / "checkpoint.pt").exists()
+    run.begun = run.begun or saved
+    if saved and same(run.recipe) and run_progress(run.output)[0] >= epochs:
         run.state = "finished already"
 
 
@@ -241,11 +244,10 @@ def fitted(recipe: Any, epochs: int) -> Any:
 
 def _fit(runs: Sequence[Run], processes: Processes, load: Callable[..., Any], end: float, told: Interruption) -> None:
     """Give the runs that are not begun as many epochs as fit into the time, and write that down."""
-    new = [run for run in runs if not (run.output / "checkpoint.pt").exists()]
-    if not new:
+    if all(run.begun for run in runs):
         return
     pace = _pace(runs, processes, load, end, told)
-    new, begun = ([run for run in some if not run.state] for some in (new, [run for run in runs if run not in new]))
+    new, begun = ([run for run in runs if run.begun == known and not run.state] for known in (False, True))
     if told.signal or not new:
         return
     rest = sum(1 - done / epochs for done, epochs in (run_progress(run.output) for run in begun))
