@@ -3,6 +3,7 @@ cards of the staged weights, from weights_manifest.json.
 """
 
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -16,7 +17,7 @@ from zoo import counted  # noqa: E402
 from zoo.errors import ZooError  # noqa: E402
 from zoo.files import write_atomically  # noqa: E402
 from zoo.weights.card import model_card  # noqa: E402
-from zoo.weights.manifest import facts, manifest, paper_of, paper_url, source, weights  # noqa: E402
+from zoo.weights.manifest import facts, manifest, paper_of, paper_url, source, trained_by, weights  # noqa: E402
 
 START = "<!-- weights: made by scripts/update_docs.py from weights_manifest.json -->\n"
 END = "<!-- /weights -->"
@@ -35,7 +36,7 @@ def row(name: str, entry: dict) -> str:
         f"{entry['params']['nonzero']:,}",
         *after_collapse(entry),
         f"{published['top1']:.2f}" if published else "-",
-        "the authors" if entry["origin_url"] else {"zoo": "this project"}.get(entry["origin"], entry["origin"]),
+        "the authors" if entry["origin_url"] else trained_by(entry),
     ]
     return "| " + " | ".join(cells) + " |"
 
@@ -64,11 +65,53 @@ HEADER = [
 ]
 
 
+FEW = 15
+"""A weight of fewer epochs is a first try."""
+
+RULE = f"""
+In this table stands what was trained for {FEW} epochs or more, if no other such weight of its data set is at least as
+accurate with at most as many parameters that are not zero; and the twins that it is compared with.
+
+<details><summary>Our other weights: first tries in few epochs, and what another weight surpasses</summary>
+
+"""
+
+
+def worth_choosing(entries: dict[str, dict]) -> list[str]:
+    """The weights that a reader would choose among, by :data:`RULE`, in no order; the authors' have many epochs."""
+    known = {n: e for n, e in entries.items() if e["results"] and (e["origin"] == "zoo" or e["origin_url"])}
+    grown = {n: e for n, e in known.items() if e.get("epochs", FEW) >= FEW}
+
+    def cost(name: str) -> tuple[float, int]:
+        return -grown[name]["results"][0]["top1"], grown[name]["params"]["nonzero"]
+
+    def surpasses(a: str, b: str) -> bool:
+        """Whether one is as good in both and better in one; of equals, the first."""
+        if grown[a]["dataset"] != grown[b]["dataset"]:
+            return False
+        no_worse = all(x <= y for x, y in zip(cost(a), cost(b), strict=True))
+        return no_worse and (cost(a) != cost(b) or [*grown].index(a) < [*grown].index(b))
+
+    best = [name for name in grown if not any(surpasses(other, name) for other in grown)]
+    twins = [twin for name in best for twin in grown[name].get("twins", []) if twin in grown]
+    return [*dict.fromkeys([*best, *twins])]
+
+
+def table_of(names: Iterable[str]) -> str:
+    """A table of these weights."""
+    chosen = by_accuracy({name: weights()[name] for name in names})
+    return "\n".join([*HEADER, *(row(name, entry) for name, entry in chosen.items())]) + "\n"
+
+
 def readme_section() -> str:
-    """Our weights, and the authors' of the same architecture and data set."""
-    ours = {(n.split(".")[0], e["dataset"]) for n, e in weights().items() if e["origin"] == "zoo"}
-    chosen = {n: e for n, e in weights().items() if (n.split(".")[0], e["dataset"]) in ours}
-    return "\n".join([*HEADER, *(row(name, entry) for name, entry in by_accuracy(chosen).items())]) + "\n"
+    """The weights worth choosing."""
+    return table_of(worth_choosing(weights()))
+
+
+def below_the_fold() -> str:
+    """The rest of ours."""
+    chosen = worth_choosing(weights())
+    return table_of(n for n, e in weights().items() if e["origin"] == "zoo" and n not in chosen)
 
 
 def page() -> str:
@@ -93,7 +136,8 @@ def page() -> str:
     ]
     for name, entry in weights().items():
         staged, release = source(entry, "staged"), source(entry, "release")
-        place = f"`hub/{staged['path']}`" if staged else f"<{release['url']}>" if release else "the Hub"
+        hub = "hub" if staged and (ROOT / "hub" / staged["path"]).is_file() else "$ZOO_HUB"
+        place = f"`{hub}/{staged['path']}`" if staged else f"<{release['url']}>" if release else "the Hub"
         lines.append(
             f"- `{name}`: {place}, {entry['size']:,} bytes as safetensors, sha256 `{entry['sha256']}`, "
             f"{entry['licence']}; {paper_of(entry)['title']}, {paper_url(entry)}"
@@ -120,7 +164,8 @@ def page() -> str:
 def updated(readme: str) -> str:
     """README.md with its table as it should be."""
     before, rest = readme.split(START)
-    return before + START + readme_section() + END + rest.split(END, 1)[1]
+    table = f"{readme_section()}{RULE}{below_the_fold()}\n</details>\n"
+    return before + START + table + END + rest.split(END, 1)[1]
 
 
 def files() -> dict[Path, str]:

@@ -147,6 +147,33 @@ def test_readme_names_what_exists():
         assert (ROOT / path).exists(), path
 
 
+def test_what_is_worth_choosing_is_decided_by_figures():
+    def entry(top1, nonzero, epochs=30, dataset="cifar10", origin="zoo", url=None, twins=()):
+        found = {"results": [{"top1": top1}] if top1 else [], "params": {"nonzero": nonzero}, "dataset": dataset}
+        epochs = {"epochs": epochs} if epochs else {}
+        return {**found, **epochs, "origin": origin, "origin_url": url, "twins": [*twins]}
+
+    entries = {
+        "best": entry(95, 900, twins=["its_twin", "not_there", "its_first_try"]),
+        "its_twin": entry(94, 1000),
+        "its_first_try": entry(90, 900, epochs=3),
+        "smaller": entry(93, 500),
+        "equal_to_smaller": entry(93, 500),
+        "as_large_and_worse": entry(92, 500),
+        "larger_and_no_better": entry(93, 501),
+        "first_try": entry(99, 100, epochs=14),
+        "somebodys": entry(99, 100, origin="A. Reader"),
+        "the_authors": entry(80, 100, epochs=0, origin="lab", url="https://x.org"),
+        "never_measured": entry(0, 10),
+        "elsewhere": entry(70, 10**6, dataset="mnist"),
+    }
+    assert {*update_docs.worth_choosing(entries)} == {"best", "its_twin", "smaller", "the_authors", "elsewhere"}
+    above = set(re.findall(r"^\| `(\S+)` \|", update_docs.readme_section(), re.MULTILINE))
+    below = set(re.findall(r"^\| `(\S+)` \|", update_docs.below_the_fold(), re.MULTILINE))
+    assert {name for name, entry in weights().items() if entry["origin"] == "zoo"} <= above | below
+    assert above and below and not above & below
+
+
 def test_somebodys_staged_weight_is_in_no_table_of_ours():
     """It is staged where ZOO_HUB says, so its files need not be here; and no figure of it is this project's."""
     name = "wrn_16_1.zoo_c10"

@@ -13,7 +13,7 @@ import zoo
 from zoo.cli.demo import SAMPLE
 from zoo.evaluation.validate import validate
 from zoo.makers import learned_of, maker_of
-from zoo.training import loop
+from zoo.training import checkpoint, loop
 from zoo.training import stage as staging
 from zoo.training import staged_files as storing
 from zoo.training.comparison import paper_result
@@ -228,6 +228,67 @@ def test_what_is_no_finished_run_of_the_recipe_is_refused(place, monkeypatch):
         place.stage(run)
 
 
+def test_what_can_be_refused_is_refused_before_anything_is_measured(place, monkeypatch):
+    """A recipe, a twin, a size, a name, somebody else's weight: measuring may take minutes."""
+    run = place.run(SPARSE)
+    calls = []
+    monkeypatch.setattr(staging, "validate", lambda *_, **__: calls.append(1))
+    other = place.folder / "other_fmnist.yaml"
+    other.write_text(SPARSE.replace("lr: 0.05", "lr: 0.06"))
+    taken = "the manifest already, by okankop: choose another name"
+    for text, options, said in (
+        (SPARSE.replace("epochs: 1", "epochs: 2"), {}, "epochs 1, there 2"),
+        (SPARSE + "twins: [other_fmnist.yaml]\n", {}, "is no twin, it differs in lr"),
+        (SPARSE + "twins: [nobody]\n", {}, "No recipe 'nobody'"),
+        (SPARSE, {"name": "lrunet1_100.okankop_fmnist"}, "not of lrunet1_100"),
+        (SPARSE, {"seeds": [run]}, "each may appear once"),
+    ):
+        place.recipe.write_text(text)
+        with pytest.raises(zoo.ZooError, match=said):
+            place.stage(run, **options)
+    content = manifest()
+    theirs = next(
+        e for e in content["weights"].values() if e["origin"] == "okankop" and e["dataset"] == "fashion-mnist"
+    )
+    name = "sparse_mlp_300_100.trial_fmnist"
+    for sources, hint in (
+        (theirs["sources"], False),
+        ([{"kind": "staged", "path": f"{name}/x", "embedded": False}], True),
+    ):
+        entry = {**theirs, "sources": sources, "origin_url": None if hint else theirs["origin_url"]}
+        place.manifest.write_text(json.dumps({**content, "weights": {**content["weights"], name: entry}}))
+        with pytest.raises(zoo.ZooError, match=taken) as refused:
+            place.stage(run)
+        assert ("; if it is yours: --trained-by okankop" in str(refused.value)) is hint
+    place.manifest.unlink()
+    monkeypatch.setattr(storing, "LIMIT", 1000)
+    with pytest.raises(zoo.ZooError, match="a staged file has at most 1,000"):
+        place.stage(run)
+    assert not calls
+
+
+def test_each_form_is_measured_once(place, monkeypatch):
+    run, measured = place.run(SPARSE), []
+
+    def counted(network, *args, **kwargs):
+        measured.append({name: tensor.clone() for name, tensor in network.state_dict().items()})
+        return validate(network, *args, **kwargs)
+
+    monkeypatch.setattr(staging, "validate", counted)
+    place.stage(run)
+    assert len(measured) == 3, "in full precision, in half, collapsed"
+    state = torch.load(run / "checkpoint.pt", weights_only=True)
+    state["model"] = {
+        name: tensor.half().float() if tensor.is_floating_point() else tensor for name, tensor in state["model"].items()
+    }
+    checkpoint.save(state, run / "checkpoint.pt")
+    measured.clear()
+    entry = place.stage(run)
+    assert len(measured) == 2, "half precision is the same network here"
+    assert len({tuple(state) for state in measured}) == 2
+    assert entry["storage"]["correct"]["float16"] == entry["results"][0]["correct"]
+
+
 def test_the_order_of_weights_takes_any_name():
     names = ["a.zoo_c10", "a.zoo_seed1_c10", "a.zoo_mnist", "a.zoo_in1k", "a.zoo_other", "a.zoo_fmnist"]
     ranked = ["a.zoo_c10", "a.zoo_seed1_c10", "a.zoo_fmnist", "a.zoo_mnist", "a.zoo_in1k", "a.zoo_other"]
@@ -249,6 +310,7 @@ def test_the_default_of_an_architecture_is_not_a_twin_of_another():
         ("sparse_wrn_28_2_set_s90_c10", 93.28),  # of the published recipe of this setting
         ("lrunet14_100_c10", 89.34),  # of the authors' weight in the manifest
         ("wrn_16_1_c10", None),
+        ("sparse_wrn_28_2_rigl_erk_s90_c10", None),  # though another method's weight of this network has one
     ],
 )
 def test_the_figure_to_compare_with(name, top1):

@@ -7,7 +7,7 @@ from . import counted
 from .files import is_file
 from .names import check_name, family_of
 from .own_folders import run_progress, run_recipe
-from .weights.manifest import SAME_FUNCTION, hub_source, warm_start_cfg, warm_starts, weights
+from .weights.manifest import SAME_FUNCTION, hub_source, trained_by, warm_start_cfg, warm_starts, weights
 
 if TYPE_CHECKING:
     from torch import nn
@@ -45,6 +45,7 @@ def model_overview(name: str) -> dict[str, Any]:
             "top1": measured[0].get("top1"),
             "n": measured[0].get("n"),
             "paper_top1": (entry.get("paper_result") or {}).get("top1"),
+            "trained_by": trained_by(entry),
             "licence": entry["licence"],
             "sha256": entry["sha256"],
             "size": entry["size"],

@@ -136,8 +136,8 @@ def build_model(
     def prepare(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
         state = model.warm_start(state) if warm else rename_from_reference(model, state)
         free = () if whole else (cfg.get("classifier"), cfg.get("first_conv"), *getattr(model, "classifier_parts", ()))
-        expected = model.state_dict()
-        for key in expected.keys() - state.keys():
+        expected, names = model.state_dict(), {*state}
+        for key in expected.keys() - names:
             if key.endswith(".num_batches_tracked"):  # files of old versions of torch lack it
                 state[key] = torch.tensor(0)
         if any(tensor.is_complex() for tensor in state.values()):  # torch drops imaginary parts
@@ -148,7 +148,7 @@ def build_model(
         )
         if problems:
             own = is_own_source(cfg)
-            form = _form_of(variant, model, state) if collapsed is None and own else ""
+            form = _form_of(variant, model, names) if collapsed is None and own else ""
             hint = ""
             if own:
                 hint = " If the network was changed, save what zoo.to_stock makes of it, or a state dict of your own."
@@ -182,10 +182,10 @@ def _collapsed(model: nn.Module, options: Mapping[str, str]) -> nn.Module:
     return reparameterize(model.eval(), **options).train()
 
 
-def _form_of(variant: str, model: nn.Module, state: Mapping[str, Tensor]) -> str:
+def _form_of(variant: str, model: nn.Module, names: set[str]) -> str:
     """What to do about a file that does not fit, if it is one of a collapsed network that does not say so."""
     for options in ({"batch_norm": "keep"}, {"batch_norm": "fold"}, {"batch_norm": "fold", "reuse": "unroll"}):
-        if _collapsed(copy.deepcopy(model), options).state_dict().keys() == state.keys():
+        if _collapsed(copy.deepcopy(model), options).state_dict().keys() == names:
             return f"The file is of a collapsed {variant} and does not say so: add the argument collapsed={options}."
     return ""
 

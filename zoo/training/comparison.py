@@ -89,7 +89,7 @@ def paper_result(recipe: Recipe, name: str | Path, weights: dict[str, Any]) -> d
     """The paper's figure that a weight is compared with, or None.
 
     It is that of the recipe; of the ``published`` recipe of the same setting; or of the authors' own weight of the same
-    architecture and data set, in the manifest.
+    architecture and data set, in the manifest. What is staged has its own recipe and hands nothing on.
     """
     start, _, data = Path(name).stem.rpartition("_")
     for candidate in (name, f"{start}_published_{data}") if name else ():
@@ -106,7 +106,9 @@ def paper_result(recipe: Recipe, name: str | Path, weights: dict[str, Any]) -> d
         (
             entry["paper_result"]
             for name, entry in weights.items()
-            if name.split(".", 1)[0] == arch and entry["dataset"] == dataset and entry["paper_result"]
+            if (name.split(".", 1)[0], entry["dataset"]) == (arch, dataset)
+            and entry["paper_result"]
+            and not any(source["kind"] == "staged" for source in entry["sources"])
         ),
         None,
     )

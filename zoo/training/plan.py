@@ -24,7 +24,7 @@ from ..models._reference import differences
 from ..own_folders import run_recipe
 from ..registry import family_of
 from ..reparam import count_parameters
-from ..weights.manifest import manifest, paper_of, paper_url, problem_with, warm_starts
+from ..weights.manifest import manifest, paper_of, paper_url, problem_with, trained_by, warm_starts
 from ..weights.manifest_change import read_manifest
 from ..weights.manifest_check import check_manifest
 from . import checkpoint
@@ -165,7 +165,9 @@ def _check_name(run: Path, recipe: Recipe, shipped: str, who: str, content: dict
         raise ZooError(f"{name} is the name of a warm start: choose another, {hint}")
     before = content["weights"].get(name)
     if before and before["origin"] != _origin(who):
-        raise ZooError(f"{name} is a weight of the manifest already, by {_by(before)}: choose another name, {hint}")
+        by = trained_by(before)
+        yours = "" if by == US or before["origin_url"] else f"; if it is yours: --trained-by {shlex.quote(by)}"
+        raise ZooError(f"{name} is a weight of the manifest already, by {by}: choose another name, {hint}{yours}")
     if before and _origin(who) == "zoo" and before["recipe"] != (shipped or None):
         raise ZooError(f"{name} is staged already, by the recipe {before['recipe']}: choose another name, {hint}")
     if tag.startswith("zoo") and _origin(who) != "zoo":
@@ -174,10 +176,6 @@ def _check_name(run: Path, recipe: Recipe, shipped: str, who: str, content: dict
 
 def _origin(who: str) -> str:
     return "zoo" if who == US else who
-
-
-def _by(entry: dict[str, Any]) -> str:
-    return US if entry["origin"] == "zoo" else entry["origin"]
 
 
 def _check_seeds(recipe: Recipe, others: list[int], before: dict[str, Any] | None) -> None:

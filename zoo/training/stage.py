@@ -29,6 +29,9 @@ from .staged_files import Measure, check_size, store, write_collapsed, write_pac
 __all__ = ["network_of", "read_run", "stage"]
 _LOGGER = logging.getLogger(__name__)
 
+BATCH = 64
+"""Images per step of a measurement: what they become stays in a core's cache, which halves the time of 256."""
+
 
 @warned_once()
 def stage(
@@ -77,7 +80,7 @@ def stage(
     name = recipe.weight
 
     def measure(network: nn.Module) -> Result:
-        return validate(network, recipe.dataset, data, name=name, device="cpu")
+        return validate(network, recipe.dataset, data, name=name, device="cpu", batch_size=BATCH)
 
     before: dict[str, Any] = {}
 

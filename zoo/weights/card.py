@@ -4,7 +4,7 @@ from collections.abc import Collection
 from typing import Any
 
 from ..data.catalog import get_dataset
-from .manifest import paper_of, paper_url
+from .manifest import paper_of, paper_url, trained_by
 from .packed import PACKED
 
 _FILES = {
@@ -39,7 +39,7 @@ def model_card(name: str, entry: dict[str, Any], repo: str | None = None, files:
         f"`{entry['description'].replace(' ', '` ', 1)}.",
         "",
         f"- Paper: {paper_of(entry)['title']}, {paper_url(entry)}",
-        f"- Origin: {entry['origin_url'] or ('this project' if entry['origin'] == 'zoo' else entry['origin'])}",
+        f"- Origin: {entry['origin_url'] or trained_by(entry)}",
         f"- Licence of the weight: {entry['licence']} ({entry['licence_source']})",
         f"- Data: {data.name} ({data.licence})",
         f"- Parameters: {params['stored']:,} stored, {params['unique']:,} unique, {params['nonzero']:,} not zero, "

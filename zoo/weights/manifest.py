@@ -185,6 +185,11 @@ def full_name(name: str) -> str:
     raise UnknownNameError(f"No pretrained weight is called {name!r}. {hint}")
 
 
+def trained_by(entry: dict[str, Any]) -> str:
+    """Who trained a weight, in words."""
+    return "this project" if entry["origin"] == "zoo" else entry["origin"]
+
+
 def paper_of(entry: dict[str, Any]) -> dict[str, Any]:
     """Title and identifiers of the paper whose architecture a weight has.
 
