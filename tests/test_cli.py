@@ -54,6 +54,7 @@ def test_list_and_info_tables(capsys):
     assert weights()[NAME]["sha256"] in capsys.readouterr().out
     assert main(["info", "lrunet10_100.zoo_fmnist"]) == 0
     shown = capsys.readouterr().out
+    assert re.search("^trained_by +this project$", shown, re.MULTILINE)
     assert "182,090" in shown
     assert "22,908,672" in shown, "multiply-accumulates at 28x28, as the paper's authors count them"
     assert main(["info", "sparse_wrn_28_2", "--json"]) == 0

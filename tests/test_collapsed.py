@@ -1,5 +1,6 @@
 """Collapsed forms of staged weights: files of their own, verified like the weights, the same function."""
 
+import ast
 import json
 import shutil
 import subprocess
@@ -224,3 +225,17 @@ def test_every_batch_norm_that_can_be_is_folded():
             assert (plain.state_dict().keys() == further.state_dict().keys()) == (not choice)
     with pytest.raises(zoo.ZooError, match="'keep' or 'fold'"):
         zoo.load_collapsed(name, batch_norm="drop")
+
+
+@pytest.mark.parametrize("name", ["wrn_16_1.zoo_c10", "symm_wrn_16_1.zoo_c10", "lrunet1_100.zoo_fmnist"])
+def test_a_folder_with_nothing_but_the_collapsed_file_says_how_to_read_it(name, tmp_path):
+    """With batch norms gone and counters of steps missing, as with kernels made once; and what it says works."""
+    for file in ("config.json", "model.collapsed.safetensors"):
+        shutil.copy(ROOT / "hub" / name / file, tmp_path)
+    with pytest.raises(zoo.ZooError, match="is of a collapsed .* does not say so: add the argument collapsed=") as said:
+        timm.create_model(f"local-dir:{tmp_path}", pretrained=True)
+    options = ast.literal_eval(str(said.value).partition("collapsed=")[2].removesuffix("."))
+    model = timm.create_model(f"local-dir:{tmp_path}", pretrained=True, collapsed=options).eval()
+    x = torch.randn(2, *input_size_of(model), generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        torch.testing.assert_close(model(x), zoo.load_collapsed(name)(x), rtol=1e-4, atol=1e-4)

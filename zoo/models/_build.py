@@ -134,7 +134,11 @@ def build_model(
         return model
 
     def prepare(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-        state = model.warm_start(state) if warm else rename_from_reference(model, state)
+        own, names = is_own_source(cfg), {*state}
+        try:
+            state = model.warm_start(state) if warm else rename_from_reference(model, state)
+        except WeightError as error:
+            raise WeightError((own and collapsed is None and _form_of(variant, model, names)) or str(error)) from None
         free = () if whole else (cfg.get("classifier"), cfg.get("first_conv"), *getattr(model, "classifier_parts", ()))
         expected, names = model.state_dict(), {*state}
         for key in expected.keys() - names:
@@ -147,7 +151,6 @@ def build_model(
             {key: tensor for key, tensor in state.items() if not _is_part(key, free)},
         )
         if problems:
-            own = is_own_source(cfg)
             form = _form_of(variant, model, names) if collapsed is None and own else ""
             hint = ""
             if own:
