@@ -275,9 +275,15 @@ def test_each_form_is_measured_once(place, monkeypatch):
         return validate(network, *args, **kwargs)
 
     monkeypatch.setattr(staging, "validate", counted)
-    place.stage(run)
-    assert len(measured) == 3, "in full precision, in half, collapsed"
     state = torch.load(run / "checkpoint.pt", weights_only=True)
+    state["model"]["fc1.bias"][0] = 1e-12
+    checkpoint.save(state, run / "checkpoint.pt")
+    entry = place.stage(run)
+    assert len(measured) == 3, "in full precision, in half, collapsed"
+    model = timm.create_model("sparse_mlp_300_100", num_classes=10, **entry["model_args"]).eval()
+    model.load_state_dict(load_file(place.hub / "sparse_mlp_300_100.trial_fmnist" / "model.safetensors"))
+    assert entry["storage"]["dtype"] == "float16"
+    assert zoo.count_parameters(model) == entry["params"], "what half precision makes zero is not counted"
     state["model"] = {
         name: tensor.half().float() if tensor.is_floating_point() else tensor for name, tensor in state["model"].items()
     }

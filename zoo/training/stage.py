@@ -17,6 +17,7 @@ from ..evaluation.validate import Result, validate, warned_once
 from ..extras import require
 from ..files import write_atomically
 from ..publishing.repository import CONFIG, config_json
+from ..reparam import count_parameters
 from ..weights.card import model_card
 from ..weights.convert import safetensors_bytes
 from ..weights.manifest_change import clean_up, replace_staged
@@ -89,6 +90,7 @@ def stage(
         planned.enter(content, entry)
 
     stored = store(model, measure)
+    entry["params"] = count_parameters(model)  # of what is stored: half precision makes the smallest values zero
     part = hub / f".{name}.{os.getpid()}.part"
     try:
         model._model_args |= recipe.model_args
