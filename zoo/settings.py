@@ -1,5 +1,7 @@
 """Values that people write: YAML files, and ``KEY=VALUE`` on the command line."""
 
+import copy
+import functools
 from collections.abc import Iterable
 from typing import Any
 
@@ -27,9 +29,15 @@ def read_yaml(text: str, place: object) -> Any:
     try:
         if "*" in text and any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, loader)):
             raise ZooError(f"{place}: write values out; aliases (*name) are not read.")
-        return yaml.load(text, loader)
+        return copy.deepcopy(_loaded(text, loader))
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ZooError(f"{place}: not YAML ({' '.join(str(error).split())[:200]}).") from None
+
+
+@functools.lru_cache(1024)
+def _loaded(text: str, loader: Any) -> Any:
+    """The values of a text; recipes have bases in common, which are read for each."""
+    return require("yaml", "train").load(text, loader)
 
 
 def parse_settings(words: Iterable[str]) -> dict[str, object]:
