@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -217,6 +219,29 @@ def test_what_is_no_time(word, tmp_path, capsys):
         main(["train", "wrn_16_1_c10", f"--budget={word}", "--data", ".", "--output", str(tmp_path)])
     assert stop.value.code == 2
     assert "is no time: write 90" in capsys.readouterr().err
+
+
+BARE = """
+import sys
+for name in ("jsonschema", "matplotlib", "onnx", "transformers"):
+    sys.modules[name] = None
+from zoo.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_a_bare_machine_with_the_training_files_alone(tmp_path):
+    folder = tmp_path / "cifar-10-batches-bin"
+    folder.mkdir()
+    for batch in range(1, 6):
+        rows = [bytes([row]) + os.urandom(3072) for row in range(8)]
+        (folder / f"data_batch_{batch}.bin").write_bytes(b"".join(rows))
+    words = ["train", "sparse_wrn_16_1_dsr_s90_c10", "wrn_16_1_c10", "--data", str(tmp_path), "--device", "cpu"]
+    words += ["--output", str(tmp_path / "runs"), "--set", "epochs=1", "--set", "batch_size=20"]
+    command, environment = [sys.executable, "-c", BARE, *words], {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.count(": finished: 1 of 1 epochs") == 2
 
 
 SHRUNK = [

@@ -4,6 +4,7 @@ On a GPU one thread serves all: it takes the next step of the run that is furthe
 Steps are launched, not waited for, so that the streams fill the GPU together and the runs end together.
 """
 
+import gc
 import itertools
 import json
 import math
@@ -20,7 +21,7 @@ from typing import Any
 import torch
 
 from ..errors import ZooError
-from ..named import run_progress
+from ..own_folders import run_progress
 from . import checkpoint
 from .captured import WARM_UP, stepper
 from .data import load_splits, read_arrays
@@ -247,6 +248,9 @@ def _fit(runs: Sequence[Run], processes: Processes, load: Callable[..., Any], en
     if all(run.begun for run in runs):
         return
     pace = _pace(runs, processes, load, end, told)
+    if processes.device.type == "cuda":  # what the trials took is of no use to the runs, which have other streams
+        gc.collect()
+        torch.cuda.empty_cache()
     new, begun = ([run for run in runs if run.begun == known and not run.state] for known in (False, True))
     if told.signal or not new:
         return
