@@ -4,7 +4,7 @@ import argparse
 import sys
 
 from zoo.errors import ZooError
-from zoo.evaluation.measure import accuracy_table, measure
+from zoo.evaluation.measure import accuracy_table, class_table, measure
 from zoo.evaluation.results import write_results
 
 
@@ -27,13 +27,18 @@ def main(description: str, *datasets: str) -> int:
     parser.add_argument("--collapsed", action="store_true", help="measure the networks' collapsed forms")
     parser.add_argument("--checkpoint", metavar="FILE", help="weights of the one architecture named")
     parser.add_argument("--results", metavar="FILE", help="also write the figures to FILE.json or FILE.csv")
+    parser.add_argument("--predictions", metavar="FILE", help="also keep class and score of every image in FILE.npz")
+    parser.add_argument("--per-class", action="store_true", help="also print the accuracy of every class")
     options = vars(parser.parse_args())
     names, data, file = options.pop("name"), options.pop("data"), options.pop("results")
+    per_class = options.pop("per_class")
     try:
         if file and not file.endswith((".json", ".csv")):
             raise ZooError(f"{file}: results are written as .json or .csv; give the file one of these endings.")
         results = measure(names, options.pop("dataset"), data, **options)
         print(accuracy_table(results))
+        if per_class:
+            print(class_table(results))
         if file:
             write_results(results, file)
     except ZooError as error:

@@ -60,7 +60,7 @@ def label_points(labels: Mapping[Any, Sequence[tuple[float, float, str]]], fonts
     It is to be called last: it takes limits and layout as they are. A figure without enough room is made larger.
 
     Args:
-        labels: (x, y, text) of each point, by matplotlib's axes; all of one figure.
+        labels: (x, y, text) of each point, by matplotlib's axes; all of one figure. A point without text is kept clear.
         fontsize: In points.
     """
     while not all(_labelled(panel, found, fontsize) for panel, found in labels.items()):
@@ -87,6 +87,8 @@ def _labelled(panel: Any, labels: Sequence[tuple[float, float, str]], fontsize: 
     rays = [sign * k * math.pi / 12 for k in range(13) for sign in (1, -1)]
     tries = [(reach * math.cos(ray), reach * math.sin(ray)) for reach in (10, *range(16, 260, 12)) for ray in rays]
     for (x, y, text), centre in zip(labels, centres, strict=True):
+        if not text:
+            continue
         measured = panel.text(x, y, text, fontsize=fontsize)
         size = measured.get_window_extent().padded(2)
         measured.remove()

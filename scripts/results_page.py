@@ -8,7 +8,10 @@ from typing import Any
 
 from plots import beside, key, label_points, points, styles
 
+from zoo.evaluation.compare import compare
+from zoo.evaluation.predictions import read_predictions
 from zoo.extras import headless_pyplot
+from zoo.publishing.repository import PREDICTIONS
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -30,9 +33,11 @@ UNFINISHED = """\
 
 TWINS = """## Twins: the same recipe, data and seed, another network
 
-Does a family cost or gain accuracy? Only networks trained in the same way tell. The interval of a difference is 95 %,
-from both numbers of test images as if they were independent; it leaves out the noise between seeds, which the last
-column gives where there are several: mean and standard deviation of the differences, seed by seed.
+Does a family cost or gain accuracy? Only networks trained in the same way tell. They are compared image by image
+(`zoo compare TWIN WEIGHT`, from the predictions beside each weight): the difference with its paired 95 % interval, and
+how many images one of the two alone gets right ([what the interval means](evidence.md)). Where a single ± stands, there
+are no predictions of both, and the interval is that of independent measurements. None tells of the noise between seeds,
+which the last column does where there are several: mean and standard deviation of the differences, seed by seed.
 """
 
 SYMMETRY = """## Symmetry: accuracy against parameters
@@ -161,10 +166,19 @@ def _against_a_twin(name: str, twin: str, weights: dict[str, dict]) -> list[str]
     if not other:
         return [*cells, "-", f"{ours['top1']:.2f}", "-", "the twin is not trained yet", "-"]
     theirs = other["results"][0]
+    figures = [f"{ours['top1']:.2f}", f"{theirs['top1']:.2f}", _difference(name, twin, weights)]
+    return [*cells, f"{other['params']['nonzero']:,}", *figures, _over_seeds(entry, other)]
+
+
+def _difference(name: str, twin: str, weights: dict[str, dict]) -> str:
+    """With its paired interval, and who alone is right how often; without predictions of both, as if independent."""
+    if all("predictions" in weights[weight] for weight in (name, twin)):
+        found = compare(*(read_predictions(ROOT / "hub" / weight / PREDICTIONS) for weight in (twin, name)))
+        alone = f"alone right: {found.only_second:,}, {found.only_first:,}"
+        return "{:+.2f} ({:+.2f} to {:+.2f}); {}".format(found.difference, *found.interval, alone)
+    ours, theirs = (weights[weight]["results"][0] for weight in (name, twin))
     error = 1.96 * 100 * math.sqrt(sum(p * (1 - p) / r["n"] for r in (ours, theirs) for p in (r["correct"] / r["n"],)))
-    difference = f"{ours['top1'] - theirs['top1']:+.2f} ± {error:.2f}"
-    figures = [f"{ours['top1']:.2f}", f"{theirs['top1']:.2f}", difference, _over_seeds(entry, other)]
-    return [*cells, f"{other['params']['nonzero']:,}", *figures]
+    return f"{ours['top1'] - theirs['top1']:+.2f} ± {error:.2f}"
 
 
 def _over_seeds(entry: dict, other: dict) -> str:

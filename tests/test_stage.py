@@ -66,6 +66,7 @@ def test_a_staged_weight_is_whole(place):
     assert content["weights"].keys() - {"sparse_mlp_300_100.trial_fmnist"} == manifest()["weights"].keys()
     names = {"model.safetensors", "model.collapsed.safetensors", "equivalence.json", "config.json", "recipe.json"}
     names |= {"training_log.jsonl", "curve.png", "README.md", "model.packed.safetensors"}
+    names |= {"predictions.npz"}
     assert {path.name for path in folder.iterdir()} == names
     assert all(f"`{name}`" in (folder / "README.md").read_text() for name in names - {"config.json", "README.md"})
     assert [path.name for path in place.hub.iterdir()] == [folder.name], "nothing half-written is left"

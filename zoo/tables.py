@@ -1,9 +1,9 @@
 """Tables of words for a terminal."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 
-def table(rows: Sequence[Sequence[object]], header: Sequence[str]) -> str:
+def table(rows: Iterable[Sequence[object]], header: Sequence[str]) -> str:
     """Lay rows out under a header, columns aligned."""
     cells = [[str(cell) for cell in row] for row in [header, *rows]]
     widths = [max(len(row[i]) for row in cells) for i in range(len(header))]

@@ -11,6 +11,7 @@ from ..errors import DataError, ZooError, printable
 from .language import validate_runs
 
 if TYPE_CHECKING:
+    from ..evaluation.corruptions import Corruption
     from ..named import Named
 
 NETWORK = "arch.tag, an architecture for its first weight, or a folder: a run's, or one that save_for_hf wrote"
@@ -36,7 +37,29 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--checkpoint", metavar="FILE", help=CHECKPOINT)
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N images; the result says of how many")
     parser.add_argument("--results", metavar="FILE", help="also write the figures to FILE.json or FILE.csv")
+    parser.add_argument("--predictions", metavar="FILE", help="also keep class and score of every image in FILE.npz")
+    parser.add_argument("--per-class", action="store_true", help="also print the accuracy of every class")
+    parser.add_argument(
+        "--corruptions",
+        nargs="?",
+        const="all",
+        metavar="NAMES",
+        help="also measure on corrupted images, made here with fixed seeds: gaussian_noise,snow,... (all)",
+    )
+    parser.add_argument("--severity", metavar="S", help="of the corruptions, 1 to 5, with commas (1,2,3,4,5)")
     parser.set_defaults(run=_validate)
+    parser = commands.add_parser(
+        "compare", help="compare networks image by image: difference, paired interval, who gets what right"
+    )
+    parser.add_argument("first", help=f"a file of predictions (.npz), a weight, or with --data {NETWORK}")
+    parser.add_argument("others", nargs="+", metavar="name", help="the same; each is compared with the first")
+    parser.add_argument("--data", metavar="DIR", help="measure now, on the data set in this folder")
+    parser.add_argument("--dataset", choices=DATASETS, default="", help="its name (what the first was trained on)")
+    parser.add_argument("--limit", type=int, metavar="N", help="only the first N images")
+    parser.add_argument("--batch-size", type=int, default=256, help="images per step (256)")
+    parser.add_argument("--device", default="", help="cpu, cuda, ... (the GPU if there is one)")
+    parser.add_argument("--json", action="store_true", help="a list of objects on standard output")
+    parser.set_defaults(run=_compare)
 
 
 def named(options: argparse.Namespace) -> "Named":
@@ -50,7 +73,7 @@ def named(options: argparse.Namespace) -> "Named":
 
 
 def _validate(options: argparse.Namespace) -> None:
-    from ..evaluation.measure import accuracy_table, measure
+    from ..evaluation.measure import accuracy_table, class_table, corruption_table, measure
     from ..evaluation.results import write_results
 
     if options.batch_size is not None and options.batch_size < 1:
@@ -64,10 +87,13 @@ def _validate(options: argparse.Namespace) -> None:
             raise ZooError("--checkpoint belongs to networks for images; of a text name the folder of a run.")
         if options.collapsed:
             raise ZooError("--collapsed belongs to the weights of images; zoo perplexity --collapse does it for a run.")
+        if options.predictions or options.per_class or options.corruptions:
+            raise ZooError("--predictions, --per-class and --corruptions belong to images.")
         validate_runs(options)
         return
     if options.results and not options.results.endswith((".json", ".csv")):
         raise ZooError(f"{options.results}: results are written as .json or .csv; give the file one of these endings.")
+    corruptions, missing = _corruptions(options)
     results = measure(
         options.name,
         options.dataset,
@@ -77,10 +103,53 @@ def _validate(options: argparse.Namespace) -> None:
         batch_size=options.batch_size or 256,
         device=options.device,
         limit=options.limit or 0,
+        predictions=options.predictions,
+        corruptions=corruptions,
     )
     print(accuracy_table(results))
+    if options.per_class:
+        print(class_table(results))
+    if corruptions:
+        print(corruption_table(results))
+    for problem in missing.values():
+        print(f"not measured: {problem}")
     if options.results:
         write_results(results, options.results)
+
+
+def _corruptions(options: argparse.Namespace) -> tuple[list["Corruption"], dict[str, str]]:
+    """Those of the command line, and what cannot be made of them here."""
+    from ..evaluation.corruptions import SEVERITIES, choose_corruptions
+
+    if options.corruptions is None:
+        if options.severity is not None:
+            raise ZooError("--severity is of --corruptions: add that.")
+        return [], {}
+    if options.dataset == "imagenet":
+        raise ZooError("--corruptions are made of the small data sets; for ImageNet there is ImageNet-C.")
+    words = SEVERITIES if options.severity is None else options.severity.split(",")
+    try:
+        severities = [int(word) for word in words]
+    except ValueError:
+        raise ZooError(f"--severity {options.severity}: give numbers from 1 to 5 with commas.") from None
+    return choose_corruptions(options.corruptions, severities)
+
+
+def _compare(options: argparse.Namespace) -> None:
+    from ..evaluation.compare import compare, comparison_text, known_seeds, load_predictions
+
+    if options.limit is not None and options.limit < 1:
+        raise ZooError(f"--limit {options.limit}: at least one image is needed.")
+    first, *others = load_predictions(
+        [options.first, *options.others],
+        options.data,
+        dataset=options.dataset,
+        batch_size=options.batch_size,
+        device=options.device,
+        limit=options.limit or 0,
+    )
+    found = [compare(first, other, known_seeds(first, other)) for other in others]
+    print(json.dumps([c.to_dict() for c in found], indent=2) if options.json else comparison_text(found))
 
 
 def _predict(options: argparse.Namespace) -> int:

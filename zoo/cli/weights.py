@@ -86,7 +86,7 @@ def _verify(options: argparse.Namespace) -> int:
     if rows:
         print(table(rows, ["weight", "where", "sha256 and size", "file"]))
     problems = [f"{copy.path}: {copy.problem}" for copy in copies if copy.problem]
-    here = {copy.name for copy in copies if not copy.where.endswith("collapsed")}  # which is a second form, not it
+    here = {copy.name for copy in copies if not copy.where.endswith(("collapsed", "predictions"))}  # not the weight
     absent = [name for name in names if name not in here]
     print(
         f"{len(copies)} files of {len(here)} weights, {len(problems)} wrong; "

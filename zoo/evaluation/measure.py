@@ -3,17 +3,22 @@
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from ..data.catalog import get_dataset
-from ..errors import DataError, ZooError
+from ..errors import DataError, HashMismatchError, WeightError, ZooError
 from ..named import load_named
 from ..registry import create_model
-from ..weights.manifest import facts
+from ..weights.fetch import find_verified
+from ..weights.manifest import facts, predictions_facts
+from .corruptions import Corruption
+from .guesses import BINS
+from .predictions import differences, read_predictions, refuse_existing
+from .result import Result
 from .results import table
-from .validate import Result, validate, warned_once
+from .validate import validate
 
 
-@warned_once()
 def measure(
     names: Sequence[str],
     dataset: str,
@@ -24,6 +29,8 @@ def measure(
     batch_size: int = 256,
     device: str = "",
     limit: int = 0,
+    predictions: str | Path | None = None,
+    corruptions: Sequence[Corruption] = (),
 ) -> list[Result]:
     """Measure networks, one after the other. What was assumed of one goes to standard error, warnings are logged once.
 
@@ -37,6 +44,8 @@ def measure(
         batch_size: Images per step.
         device: ``cpu``, ``cuda``, ...; by default the GPU if there is one.
         limit: Measure the first so many images only, 0 for all.
+        predictions: Write what one network said of each image to this file, which may not exist yet.
+        corruptions: Also measure each network on images that are corrupted in these ways, one after the other.
 
     Raises:
         ZooError: If a name or the data set does not exist, or a weight or the data cannot be had or do not fit.
@@ -45,23 +54,33 @@ def measure(
         raise ZooError(f"--batch-size {batch_size}: at least one image per batch is needed.")
     if checkpoint and len(names) > 1:
         raise ZooError(f"{' '.join(names)}: with --checkpoint name one architecture, without a tag (zoo list).")
-    results = []
+    if predictions is not None and len(names) > 1:
+        raise ZooError(
+            f"{' '.join(names)}: with --predictions name one network, whose predictions the file is to hold."
+        )
+    if predictions is not None:
+        refuse_existing(predictions)
+    results, said = [], set[str]()
     for word in names:
         found = load_named(word, checkpoint, get_dataset(dataset), collapsed)
         name = f"{found.name} from {Path(checkpoint).name}" if checkpoint else word if found.folder else found.name
         name = f"{name} (collapsed)" if collapsed else name
         options = {"batch_size": batch_size, "device": device, "limit": limit}
-        results.append(validate(found.model, dataset, data, name=name, sha256=found.sha256, **options))
+        options |= {"name": name, "sha256": found.sha256, "said": said}
+        results.append(validate(found.model, dataset, data, predictions=predictions, **options))
+        results += [validate(found.model, dataset, data, corruption=c, **options) for c in corruptions]
         for note in found.notes:
             print(f"zoo: {checkpoint or word}: {note}", file=sys.stderr)
     return results
 
 
-@warned_once()
 def measure_again(
     names: Sequence[str], folders: Mapping[str, str | Path], cache_dir: str | Path | None = None
 ) -> tuple[list[list[str]], list[str]]:
     """Measure every accuracy that the manifest has of some weights once more, on the CPU.
+
+    Where a weight's predictions are here, they are compared image by image (:func:`.predictions.differences`); another
+    count then is right if nothing but ties makes it so.
 
     Args:
         names: ``arch.tag``.
@@ -89,17 +108,47 @@ def measure_again(
                 continue
             measured += 1
             same = (found.correct, found.n) == (known["correct"], known["n"])
-            verdict = "the manifest's, to the image" if same else "NOT the manifest's"
+            problem, ties = _against_predictions(name, known, found, cache_dir)
+            verdict = "NOT its predictions" if problem else "the manifest's, to the image"
+            if ties and not problem:
+                verdict = f"the manifest's, but for {ties} {'tie' if ties == 1 else 'ties'} within rounding"
+            elif not same:
+                problem = f"{found.correct} of {found.n} right on {known['dataset']}, not {expected}"
+                verdict = "NOT the manifest's"
             rows.append([name, known["dataset"], expected, f"{found.correct} of {found.n}", verdict])
-            if not same:
-                problems.append(f"{name}: {found.correct} of {found.n} right on {known['dataset']}, not {expected}")
+            problems += [f"{name}: {problem}"] if problem else []
     if not measured:
         problems.append("no accuracy was measured: give the folders with --data DATASET=DIR")
     return rows, problems
 
 
+def _against_predictions(
+    name: str, known: dict[str, Any], found: Result, cache_dir: str | Path | None
+) -> tuple[str, int]:
+    """What is wrong with a weight's file of predictions after a new measurement, in words, and how many ties differ."""
+    try:
+        file = find_verified(name, predictions_facts(name), cache_dir).path
+    except HashMismatchError as error:
+        return str(error), 0
+    except WeightError:  # it has none, or none is here
+        return "", 0
+    try:
+        kept = read_predictions(file)
+        own = (facts(name)["sha256"], known["correct"], known["n"])
+        if (kept.sha256, kept.correct, len(kept.prediction)) != own:
+            return f"{file} holds the predictions of another weight or measurement", 0
+        differ, ties = differences(kept, found)
+    except DataError as error:
+        return str(error), 0
+    return f"{differ:,} of {found.n:,} images are not predicted as in {file}" if differ else "", ties
+
+
 def accuracy_table(results: Sequence[Result]) -> str:
-    """Measurements as text, a line each under a header; below them their warnings, which belong to the figures."""
+    """Measurements as text, a line each under a header; below them their warnings, which belong to the figures.
+
+    Those of corrupted images are left to :func:`corruption_table`.
+    """
+    results = [result for result in results if not result.corruption]
     cells = [
         [
             r.name,
@@ -113,5 +162,39 @@ def accuracy_table(results: Sequence[Result]) -> str:
         for r in results
     ]
     header = ["name", "data set", "top-1 %", "top-5 %", "n", "95 % interval", "images/s"]
+    notes = [[r.name, r.dataset, _figure(r.nll, 4), _figure(r.ece, 2)] for r in results]
+    calibration = table(notes, ["name", "data set", "negative log-likelihood", f"calibration error % ({BINS} bins)"])
     warnings = dict.fromkeys(f"warning: {r.warning}" for r in results if r.warning)
-    return "\n".join([table(cells, header), *warnings])
+    return "\n".join([table(cells, header), calibration, *warnings])
+
+
+def corruption_table(results: Sequence[Result]) -> str:
+    """Top-1 accuracies on corrupted images as text: a line a corruption with a column for each severity."""
+    lines = []
+    for name, sha256 in dict.fromkeys((r.name, r.sha256) for r in results if r.corruption):
+        own = [r for r in results if r.corruption and (r.name, r.sha256) == (name, sha256)]
+        severities = sorted({r.corruption["severity"] for r in own})
+        kinds: dict[str, dict[int, float]] = {}
+        for r in own:
+            kinds.setdefault(r.corruption["name"], {})[r.corruption["severity"]] = r.top1
+        rows = [[kind, *(f"{found[s]:.2f}" for s in severities)] for kind, found in kinds.items()]
+        mean = sum(r.top1 for r in own) / len(own)
+        lines.append(f"{name} on {own[0].n:,} corrupted images of {own[0].dataset}, top-1 %: mean {mean:.2f} (made")
+        lines[-1] += f" {own[0].corruption['made']}; seed {own[0].corruption['seed']})"
+        lines.append(table(rows, ["corruption", *(f"severity {s}" for s in severities)]))
+    return "\n".join(lines)
+
+
+def _figure(value: float | None, digits: int) -> str:
+    return "not finite" if value is None else f"{value:.{digits}f}"
+
+
+def class_table(results: Sequence[Result]) -> str:
+    """Accuracy by class as text: a line a class under a header with a column of right images for each measurement."""
+    rows: dict[int, list[object]] = {}
+    results = [result for result in results if not result.corruption]
+    for result in results:
+        for found in result.per_class:
+            row = rows.setdefault(found["label"], [found["class"], found["n"]])
+            row.append(f"{found['top1']:.2f}")
+    return table(rows.values(), ["class", "n", *(f"{result.name}, top-1 %" for result in results)])

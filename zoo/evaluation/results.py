@@ -10,7 +10,7 @@ from pathlib import Path
 from ..errors import ZooError
 from ..files import write_atomically
 from ..tables import table as table  # where results are printed
-from .validate import Result
+from .result import Result
 
 
 def write_results(results: Sequence[Result], path: str | Path) -> None:
@@ -33,7 +33,7 @@ def write_results(results: Sequence[Result], path: str | Path) -> None:
         writer.writeheader()
         for row in rows:
             low, high = row["interval"]
-            as_json = {name: json.dumps(row[name]) for name in ("versions", "data_sha256")}
+            as_json = {name: json.dumps(row[name]) for name in ("versions", "data_sha256", "per_class", "corruption")}
             writer.writerow(row | as_json | {"interval": f"{low}-{high}"})
         text = buffer.getvalue()
     else:

@@ -1,16 +1,16 @@
-"""Top-1 and top-5 accuracy of a network on a data set."""
+"""Accuracy and calibration of a network on a data set."""
 
-import contextlib
+import hashlib
 import logging
 import math
 import platform
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import timm
 import torch
 import torchvision
@@ -25,63 +25,13 @@ from ..device import choose_device
 from ..errors import DataError
 from ..files import printable
 from ..version import __version__
+from .corruptions import Corruption
+from .guesses import Guesses
+from .predict import class_names
+from .predictions import refuse_existing, write_predictions
+from .result import Result
 
 _LOGGER = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Result:
-    """One measurement.
-
-    Attributes:
-        name: ``arch.tag``, or what the caller called the network.
-        dataset: Data set name.
-        top1: Top-1 accuracy in percent.
-        top5: Top-5 accuracy in percent.
-        n: Number of images that were measured.
-        correct: Number of images whose first guess is right.
-        interval: 95 % Wilson interval of ``top1``, in percent.
-        images_per_second: Speed of the whole loop.
-        versions: Of this package and what it runs on.
-        sha256: Of the weight's file; empty if there is none.
-        data_sha256: Of ``images`` and ``labels`` as :func:`zoo.data.known.digests` computes them; empty for ImageNet.
-        left_out: Files in the folder that are not measured: hidden, or without an ending of an image.
-        warning: Empty, or in one line why the figures do not compare: the content is not the published one, only a part
-            of it was measured, or files were left out, the first of which are named.
-        of: Number of images there are; more than ``n`` if only the first ones were measured.
-    """
-
-    name: str
-    dataset: str
-    top1: float
-    top5: float
-    n: int
-    correct: int
-    interval: tuple[float, float]
-    images_per_second: float
-    versions: dict[str, str]
-    sha256: str = ""
-    data_sha256: dict[str, str] = field(default_factory=dict)
-    left_out: int = 0
-    warning: str = ""
-    of: int = 0
-
-
-@contextlib.contextmanager
-def warned_once() -> Iterator[None]:
-    """Within it, a warning that several measurements share is logged once."""
-    said: set[str] = set()
-
-    def is_new(record: logging.LogRecord) -> bool:
-        known = record.getMessage() in said
-        said.add(record.getMessage())
-        return not known
-
-    _LOGGER.addFilter(is_new)
-    try:
-        yield
-    finally:
-        _LOGGER.removeFilter(is_new)
 
 
 def validate(
@@ -95,8 +45,11 @@ def validate(
     split: str = "test",
     device: str = "",
     limit: int = 0,
+    predictions: str | Path | None = None,
+    corruption: Corruption | None = None,
+    said: set[str] | None = None,
 ) -> Result:
-    """Measure a network's accuracy, every image counted once, in float32 and eval mode.
+    """Measure a network's accuracy and calibration in one pass, every image counted once, in float32 and eval mode.
 
     The warning of the result is also logged.
 
@@ -111,11 +64,16 @@ def validate(
         split: ``test``, or ``train`` of the small sets.
         device: ``cpu``, ``cuda``, ...; by default the GPU if there is one.
         limit: Measure the first so many images only, which the result says; 0 for all.
+        predictions: Write what was said of each image to this file, see :mod:`.predictions`; it may not exist yet.
+        corruption: Corrupt the images in this way first, which the result says; not for ImageNet.
+        said: Warnings that are not logged once more; this one's is added.
 
     Raises:
         DataError: If the data is missing, damaged or does not fit the network.
-        ZooError: If there is no such device here.
+        ZooError: If there is no such device here, or the file of predictions exists or cannot be written.
     """
+    if predictions is not None:
+        refuse_existing(predictions)
     info = get_dataset(dataset)
     config = resolve_data_config(model=model)
     place = choose_device(device)
@@ -126,18 +84,22 @@ def validate(
         )
     left_out, warning, data_sha256 = 0, "", {}
     if info.name == "imagenet":
+        if corruption:
+            raise DataError("Corruptions are made of the small data sets; for ImageNet there is ImageNet-C.")
         loader = image_folder_loader(data, config, batch_size)
         batches, of = iter(loader), len(loader.dataset)
+        set_sha256 = _names_sha256(loader.dataset)
         left_out, warning = len(loader.dataset.left_out), _left_out(loader.dataset)
     else:
         images, labels, data_sha256, warning = read_arrays(info.name, data, split)
+        set_sha256 = data_sha256
         if images.shape[1] != config["input_size"][0]:
             raise DataError(
                 f"{name or 'The network'} takes images of {config['input_size'][0]} channels, {info.name} has "
                 f"{images.shape[1]}."
             )
         batches, of = (
-            _array_batches(torch.from_numpy(images), torch.from_numpy(labels), config, batch_size),
+            _array_batches(images, labels, config, batch_size, corruption),
             len(labels),
         )
     count = min(limit or of, of)
@@ -145,23 +107,21 @@ def validate(
     if count < of:
         part = f"only the first {count:,} of {of:,} images were measured: this is no figure of {info.name}"
         warning = f"{part}; {warning}" if warning else part
-    if warning:
+    said = set() if said is None else said
+    if warning and warning not in said:
         _LOGGER.warning(warning)
+        said.add(warning)
     model = model.to(place).eval()
-    correct = torch.zeros(2, dtype=torch.long)
-    seen, started = 0, time.perf_counter()
+    started = time.perf_counter()
     with torch.inference_mode():
         bar = tqdm(islice(batches, total), total=total, desc=f"{name} {info.name}".strip(), **_BAR)
-        for batch, target in ((x[: count - seen], y[: count - seen]) for x, y in bar):
-            guesses = model(batch.to(place)).topk(min(5, info.num_classes), 1).indices.cpu()
-            hits = guesses == target.cpu()[:, None]
-            correct += torch.stack([hits[:, 0].sum(), hits.any(1).sum()])
-            seen += len(target)
+        guesses = Guesses.of(((model(x.to(place)), y) for x, y in bar), set_sha256, count)
     seconds = time.perf_counter() - started
+    seen, first, five = len(guesses.target), int(guesses.right.sum()), int(guesses.right_of_five.sum())
     if seen != count:
         raise DataError(f"{data}: {seen} of {count} images were read.")
-    first, five = correct.tolist()
-    return Result(
+    nll, ece = guesses.negative_log_likelihood(), guesses.calibration_error()
+    result = Result(
         name=name,
         dataset=info.name,
         top1=round(100 * first / seen, 4),
@@ -176,7 +136,16 @@ def validate(
         left_out=left_out,
         warning=warning,
         of=of,
+        split="val" if info.name == "imagenet" else split,
+        nll=nll if nll is None else round(nll, 4),
+        ece=ece if ece is None else round(100 * ece, 4),
+        per_class=guesses.per_class(class_names(info.name)),
+        corruption=corruption.to_dict() if corruption else {},
+        guesses=guesses,
     )
+    if predictions is not None:
+        write_predictions(result, predictions)
+    return result
 
 
 _BAR: dict[str, Any] = {"disable": None, "delay": 2, "unit": "batch", "leave": False}
@@ -189,10 +158,25 @@ def _left_out(folder: ImageFolder) -> str:
     return f"{printable(folder.root)}: {what} not measured, being no images by name or place: {names}" if names else ""
 
 
-def _array_batches(images: Tensor, labels: Tensor, config: dict, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+def _names_sha256(folder: ImageFolder) -> dict[str, str]:
+    """Which photographs, in which order, and their labels: of the names of the files, whose content is not hashed."""
+    names = "".join(f"{Path(path).relative_to(folder.root).as_posix()}\n" for path, _ in folder.samples)
+    labels = np.array([label for _, label in folder.samples], "<u2")
+    return {
+        "images": hashlib.sha256(names.encode(errors="surrogateescape")).hexdigest(),
+        "labels": hashlib.sha256(labels.tobytes()).hexdigest(),
+    }
+
+
+def _array_batches(
+    images: np.ndarray, labels: np.ndarray, config: dict, batch_size: int, corruption: Corruption | None
+) -> Iterator[tuple[Tensor, Tensor]]:
     mean = torch.tensor(config["mean"]).view(-1, 1, 1)
     std = torch.tensor(config["std"]).view(-1, 1, 1)
-    for batch, target in zip(images.split(batch_size), labels.split(batch_size), strict=True):
+    for start in range(0, len(labels), batch_size):
+        batch, target = (torch.from_numpy(array[start : start + batch_size]) for array in (images, labels))
+        if corruption:
+            batch = torch.from_numpy(corruption(batch.numpy(), start))
         yield (batch.float() / 255 - mean) / std, target
 
 

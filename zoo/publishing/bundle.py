@@ -28,7 +28,7 @@ from ..files import open_file, write_atomically
 from ..version import __version__
 from ..weights.cached import locked
 from ..weights.fetch import cached_file
-from ..weights.manifest import collapsed_facts, manifest, weights
+from ..weights.manifest import collapsed_facts, manifest, predictions_facts, weights
 from ..weights.packed import PACKED, unpack
 from ..weights.paths import cache_folder
 from .own import belongings
@@ -37,6 +37,7 @@ from .repository import (
     COLLAPSED,
     MODEL,
     OPTIONAL,
+    PREDICTIONS,
     REQUIRED,
     File,
     blocks,
@@ -277,8 +278,9 @@ def _install(
             file = cached_file(name, weights()[name], cache_dir)
             inside = {member: file.parent / Path(member).name for member in targets if member.startswith(f"{name}/")}
             targets |= inside | {f"{name}/{MODEL}": file}
-            if f"{name}/{COLLAPSED}" in targets:
-                targets[f"{name}/{COLLAPSED}"] = cached_file(name, collapsed_facts(name), cache_dir)
+            for form, facts_of in ((COLLAPSED, collapsed_facts), (PREDICTIONS, predictions_facts)):
+                if f"{name}/{form}" in targets:
+                    targets[f"{name}/{form}"] = cached_file(name, facts_of(name), cache_dir)
     with locked(root):
         for leftover in root.glob(".install-*"):  # of a killed process: the lock is held, so none is in use
             shutil.rmtree(leftover)

@@ -33,6 +33,7 @@ from .repository import (
     CONFIG,
     LICENCE,
     MODEL,
+    PREDICTIONS,
     File,
     blocks,
     licence_text,
@@ -189,7 +190,12 @@ def _published(name: str, hub: dict[str, Any], mirror: Path) -> dict[str, File]:
 
 
 def _forms(entry: dict[str, Any]) -> dict[str, dict[str, Any] | None]:
-    return {MODEL: entry, PACKED: entry.get("packed"), COLLAPSED: entry.get("collapsed")}
+    return {
+        MODEL: entry,
+        PACKED: entry.get("packed"),
+        COLLAPSED: entry.get("collapsed"),
+        PREDICTIONS: entry.get("predictions"),
+    }
 
 
 def _commit_of(listed: dict[str, dict[str, Any]]) -> str:

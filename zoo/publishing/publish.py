@@ -30,9 +30,10 @@ from .repository import (
     CONFIG,
     LICENCE,
     MODEL,
-    OPTIONAL,
     RECORD,
+    STORIES,
     File,
+    kept_predictions,
     licence_text,
     own_config,
     packed_form,
@@ -172,9 +173,9 @@ def _prepare(name: str, repo: str, dry_run: bool) -> Repository:
             made: dict[str, File] = {file: path.read_bytes() for file, path in collapsed.items()}
     else:
         made = {**_collapse(name, folder, folder)}
-    files: dict[str, File] = {file: folder / file for file in OPTIONAL if (folder / file).is_file()}
+    files: dict[str, File] = {file: folder / file for file in (COLLAPSED, *STORIES) if (folder / file).is_file()}
     files |= {CONFIG: own_config(name), LICENCE: licence_text(name, entry).encode()}
-    files |= {**made, MODEL: model, **packed_form(name, entry, model)}
+    files |= {**made, MODEL: model, **packed_form(name, entry, model), **kept_predictions(name, entry)}
     files[CARD] = model_card(name, entry, repo, files).encode()
     files = dict(sorted(files.items()))
     return Repository(name, repo, files, {file: size_and_sha256(content) for file, content in files.items()})

@@ -13,23 +13,23 @@ from safetensors import SafetensorError
 from timm.models import save_for_hf
 from torch import nn
 
-from ..errors import UnknownNameError, WeightError
+from ..errors import HashMismatchError, UnknownNameError, WeightError
 from ..files import open_file
 from ..suggest import did_you_mean
 from ..weights.card import model_card
-from ..weights.fetch import fetch, staged_file
-from ..weights.manifest import facts, full_name, manifest, weights
+from ..weights.fetch import fetch, find_verified, staged_file
+from ..weights.manifest import facts, full_name, manifest, predictions_facts, weights
 from ..weights.packed import PACKED, pack
 from ..weights.paths import hub_folder
 from ..weights.verify import mismatch
 
 MODEL, CONFIG, CARD, LICENCE = "model.safetensors", "config.json", "README.md", "LICENSE"
-COLLAPSED, RECORD = "model.collapsed.safetensors", "equivalence.json"
+COLLAPSED, RECORD, PREDICTIONS = "model.collapsed.safetensors", "equivalence.json", "predictions.npz"
 REQUIRED = (CONFIG, LICENCE, CARD)
 """Beside ``model.safetensors``, or its packed form in a bundle."""
 STORIES = (RECORD, "recipe.json", "training_log.jsonl", "seeds_log.jsonl", "curve.png")
 """How a weight came about: beside a staged one, and not determined by the manifest."""
-OPTIONAL = (COLLAPSED, *STORIES)
+OPTIONAL = (COLLAPSED, PREDICTIONS, *STORIES)
 
 File = Path | bytes
 """A file on disk, or the content of one that is made here."""
@@ -89,13 +89,14 @@ def repository(name: str, cache_dir: str | Path | None = None) -> dict[str, File
     if (entry.get("collapsed") or {}).get("path"):
         files[COLLAPSED] = fetch(name, cache_dir, collapsed=True).path
     files |= packed_form(name, entry, found.path)
+    files |= kept_predictions(name, entry, cache_dir)
     files[CARD] = model_card(name, entry, files=files).encode()
     return dict(sorted(files.items()))
 
 
 def determined(name: str, files: dict[str, File]) -> dict[str, File]:
     """The forms of a weight among some files, and what the manifest makes of the others: all that it determines."""
-    kept: dict[str, File] = {file: files[file] for file in (MODEL, PACKED, COLLAPSED) if file in files}
+    kept: dict[str, File] = {file: files[file] for file in (MODEL, PACKED, COLLAPSED, PREDICTIONS) if file in files}
     kept |= {LICENCE: licence_text(name, facts(name)).encode(), CONFIG: own_config(name)}
     return dict(sorted((kept | {CARD: model_card(name, facts(name), files=kept).encode()}).items()))
 
@@ -121,6 +122,7 @@ def known_sha256s(name: str, files: Iterable[str] = ()) -> dict[str, str]:
     made = {LICENCE: licence_text(name, entry).encode(), CONFIG: own_config(name)}
     made[CARD] = model_card(name, entry, files=[*files]).encode()
     forms = {MODEL: entry, PACKED: entry.get("packed"), COLLAPSED: entry.get("collapsed")}
+    forms[PREDICTIONS] = entry.get("predictions")
     kept = {file: form["sha256"] for file, form in forms.items() if form and form.get("sha256")}
     return kept | {file: hashlib.sha256(content).hexdigest() for file, content in made.items()}
 
@@ -152,6 +154,22 @@ def packed_form(name: str, entry: dict[str, Any], plain: Path) -> dict[str, File
     if staged:
         raise mismatch(staged, expected, found)
     return {}  # this copy packs in another way, and the plain file goes alone
+
+
+def kept_predictions(name: str, entry: dict[str, Any], cache_dir: str | Path | None = None) -> dict[str, File]:
+    """The file of a weight's predictions under its name, if it has one and it can be had; it is no part of the weight.
+
+    Raises:
+        HashMismatchError: If the staged one is not the manifest's.
+    """
+    if "predictions" not in entry:
+        return {}
+    try:
+        return {PREDICTIONS: find_verified(name, predictions_facts(name), cache_dir).path}
+    except HashMismatchError:
+        raise
+    except WeightError:
+        return {}
 
 
 def licence_text(name: str, entry: dict[str, Any]) -> str:

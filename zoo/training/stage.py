@@ -13,7 +13,7 @@ from typing import Any
 from torch import nn
 
 from ..errors import ZooError
-from ..evaluation.validate import Result, validate, warned_once
+from ..evaluation.validate import Result, validate
 from ..extras import require
 from ..files import write_atomically
 from ..publishing.repository import CONFIG, config_json
@@ -25,7 +25,7 @@ from ..weights.verify import sha256_of
 from .curve import plot_loss
 from .plan import network_of, plan, read_run
 from .recipe import Recipe
-from .staged_files import Measure, check_size, store, write_collapsed, write_packed
+from .staged_files import Measure, check_size, store, write_collapsed, write_kept, write_packed
 
 __all__ = ["network_of", "read_run", "stage"]
 _LOGGER = logging.getLogger(__name__)
@@ -34,7 +34,6 @@ BATCH = 64
 """Images per step of a measurement: what they become stays in a core's cache, which halves the time of 256."""
 
 
-@warned_once()
 def stage(
     run: str | Path,
     data: str | Path,
@@ -80,8 +79,10 @@ def stage(
     recipe, model, entry = planned.recipe, planned.model, planned.entry
     name = recipe.weight
 
+    said: set[str] = set()
+
     def measure(network: nn.Module) -> Result:
-        return validate(network, recipe.dataset, data, name=name, device="cpu", batch_size=BATCH)
+        return validate(network, recipe.dataset, data, name=name, device="cpu", batch_size=BATCH, said=said)
 
     before: dict[str, Any] = {}
 
@@ -101,6 +102,7 @@ def stage(
         write_atomically(plain, file)
         entry |= {"sha256": sha256_of(file), "size": len(plain), "results": [_plain_result(stored.result)]}
         entry |= {"storage": {"dtype": stored.dtype, "correct": stored.correct}}
+        entry |= {"predictions": write_kept(stored.result, entry["sha256"], part)}
         packed = write_packed(plain, part)
         collapsed = write_collapsed(model, measure, stored.result, part, planned.images)
         entry |= {"packed": packed} if packed else {}

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..errors import ZooError
-from ..evaluation.validate import Result
+from ..evaluation.predictions import Predictions, predictions_bytes
+from ..evaluation.result import Result
 from ..files import write_atomically
-from ..publishing.repository import COLLAPSED, RECORD
+from ..publishing.repository import COLLAPSED, PREDICTIONS, RECORD
 from ..reparam.collapsed import collapsed_form
 from ..reparam.record import equivalence_record
 from ..weights.convert import safetensors_bytes
@@ -142,6 +143,22 @@ def write_packed(plain: bytes, folder: Path) -> dict[str, Any] | None:
         return None
     write_atomically(packed, folder / PACKED)
     return {"path": PACKED, "sha256": sha256_of(folder / PACKED), "size": len(packed)}
+
+
+def write_kept(result: Result, sha256: str, folder: Path) -> dict[str, Any]:
+    """Write what a network said of every test image beside its file.
+
+    Args:
+        result: The network's measurement.
+        sha256: Of its file.
+        folder: Gets ``predictions.npz``.
+
+    Returns:
+        What the manifest says of it: ``path``, ``sha256`` and ``size``.
+    """
+    content = predictions_bytes(replace(Predictions.of_result(result), sha256=sha256))
+    write_atomically(content, folder / PREDICTIONS)
+    return {"path": PREDICTIONS, "sha256": sha256_of(folder / PREDICTIONS), "size": len(content)}
 
 
 def _as_it_is(model: nn.Module, measure: Measure) -> Stored:

@@ -10,7 +10,7 @@ from typing import Any
 from ..errors import WeightError
 from ..files import is_file, open_file
 from .fetch import cached_file, hub_cached_file, read_packed, staged_file
-from .manifest import collapsed_facts, weights
+from .manifest import collapsed_facts, predictions_facts, weights
 from .verify import parse
 
 
@@ -20,7 +20,8 @@ class Copy:
 
     Attributes:
         name: ``arch.tag``.
-        where: ``staged``, ``cache`` or ``Hub cache``; of a packed or collapsed form with that word behind it.
+        where: ``staged``, ``cache`` or ``Hub cache``; of a packed or collapsed form, or predictions, with that word
+            behind it.
         path: The file.
         problem: What is wrong with it; empty if nothing is.
     """
@@ -52,9 +53,11 @@ def audit(names: Sequence[str], cache_dir: str | Path | None = None) -> Iterator
                 "Hub cache, packed": hub_cached_file(entry, cache_dir, "packed"),
             }
             yield from _copies(name, entry, places)
-        if (entry.get("collapsed") or {}).get("path"):
-            entry = collapsed_facts(name)
-            places = {f"{where}, collapsed": path for where, path in _places(name, entry, cache_dir).items()}
+        beside = {"collapsed": collapsed_facts} if (entry.get("collapsed") or {}).get("path") else {}
+        beside |= {"predictions": predictions_facts} if "predictions" in entry else {}
+        for form, facts_of in beside.items():
+            entry = facts_of(name)
+            places = {f"{where}, {form}": path for where, path in _places(name, entry, cache_dir).items()}
             yield from _copies(name, entry, places)
 
 
@@ -83,7 +86,8 @@ def _problem_of(path: Path, entry: dict[str, Any], packed: bool) -> str:
         found = hashlib.sha256(content).hexdigest()
         if found != entry["sha256"]:
             return f"sha256 is {found}, the manifest has {entry['sha256']}"
-        parse(content, path)
+        if path.suffix != ".npz":
+            parse(content, path)
     except OSError as error:
         return f"cannot be read ({error.strerror or error})"
     except WeightError as error:

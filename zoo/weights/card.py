@@ -10,6 +10,7 @@ from .packed import PACKED
 _FILES = {
     "model.collapsed.safetensors": "the same function in plain layers (`zoo.load_collapsed`)",
     "equivalence.json": "how equal the two are, in numbers, and what each costs",
+    "predictions.npz": "what it says of every test image: class, probability, right or not (`zoo compare`)",
     PACKED: "`model.safetensors` without what is redundant in it; unpacked (`zoo pack --unpack`), bit for bit the same",
     "recipe.json": "the recipe it was trained with, in full",
     "seeds_log.jsonl": "the logs of the runs with other seeds",
@@ -111,8 +112,9 @@ def _metadata(name: str, entry: dict[str, Any], dataset: str) -> str:
 
 
 def _bytes_of(file: str, entry: dict[str, Any]) -> str:
-    """Parameters, size and sha256 of a second form of the weight, as the manifest has them."""
-    form = next((f for f in (entry.get("packed"), entry.get("collapsed")) if f and f["path"] == file), None)
+    """Parameters, size and sha256 of a file beside the weight's, as the manifest has them."""
+    forms = (entry.get(form) for form in ("packed", "collapsed", "predictions"))
+    form = next((f for f in forms if f and f["path"] == file), None)
     if not form:
         return ""
     count = f"; {form['parameters']:,} parameters" if "parameters" in form else ""

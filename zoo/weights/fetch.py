@@ -188,7 +188,7 @@ def fetch_address(
 
 def cached_file(name: str, entry: dict[str, Any], cache_dir: str | Path | None = None) -> Path:
     """Where the download of a weight is kept, an authors' release converted."""
-    return cache_folder(cache_dir) / "weights" / name / f"{entry['sha256']}.safetensors"
+    return cache_folder(cache_dir) / "weights" / name / f"{entry['sha256']}{entry.get('ending', '.safetensors')}"
 
 
 def staged_file(name: str, entry: dict[str, Any], form: str = "") -> Path | None:

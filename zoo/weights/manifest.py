@@ -152,6 +152,31 @@ def collapsed_facts(name: str) -> dict[str, Any]:
             f"{name} comes without its collapsed form ({form['reason']}). Collapse the network itself: "
             f"zoo.reparameterize(zoo.create_model({name!r}, pretrained=True).eval())"
         )
+    return _beside(name, entry, form)
+
+
+def predictions_facts(name: str) -> dict[str, Any]:
+    """Facts of the file that has what a weight says of every test image, as :func:`collapsed_facts`.
+
+    Args:
+        name: As :func:`facts`.
+
+    Raises:
+        UnknownNameError: If the manifest has no such weight.
+        WeightError: If it has no such file; the message says what to do instead.
+    """
+    name = full_name(name)
+    entry = weights()[name]
+    if "predictions" not in entry:
+        raise WeightError(
+            f"{name} comes without a file of its predictions. Make one: zoo validate {name} --dataset "
+            f"{entry['dataset']} --data DIR --predictions FILE.npz"
+        )
+    return {**_beside(name, entry, entry["predictions"]), "ending": ".npz"}
+
+
+def _beside(name: str, entry: dict[str, Any], form: dict[str, Any]) -> dict[str, Any]:
+    """Facts of a file that lies beside a weight's, wherever that is."""
     hub = source(entry, "hub")
     sources = [{"kind": "staged", "path": f"{name}/{form['path']}", "embedded": False}]
     sources += [{**hub, "file": form["path"]}] if hub else []

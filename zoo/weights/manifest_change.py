@@ -120,6 +120,9 @@ def _is_entered(folder: Path, entry: dict[str, Any] | None) -> bool:
     """Whether each of a folder's files that an entry has a sha256 of is that one."""
     if not entry:
         return False
-    forms = [{"path": "model.safetensors", **entry}, entry.get("packed") or {}, entry.get("collapsed") or {}]
+    forms = [
+        {"path": "model.safetensors", **entry},
+        *(entry.get(form) or {} for form in ("packed", "collapsed", "predictions")),
+    ]
     wanted = {form["path"]: form["sha256"] for form in forms if form.get("path")}
     return all(is_file(folder / file) and sha256_of(folder / file) == sha256 for file, sha256 in wanted.items())

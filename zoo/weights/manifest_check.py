@@ -43,6 +43,7 @@ _ENTRY = {
 _FILE = {"path": _INSIDE, "sha256": SHA256, "size": int}
 _OPTIONAL = {
     "packed": _FILE,
+    "predictions": _FILE,
     "model_args": dict,
     "collapsed": {"path": (str, type(None))},
     "seeds": {"runs": [{"seed": int, "top1": float, "correct": int}], "mean": float, "std": float},
