@@ -128,10 +128,11 @@ def standing(weights: dict[str, dict]) -> str:
             continue
         chosen = front([row for row in mine if 100_000 <= row["parameters"] <= 3_000_000])
         behind = [row for row in chosen if better(row, others)]
-        ahead = [row for row in chosen if row not in behind]
-        parts = [f"{_names(ahead)}: none of theirs is as accurate with no more parameters"] if ahead else []
-        parts += [f"{_names(behind)}: **behind**"] if behind else []
-        lines.append(f"- Beside {about['title'].split(',')[0]}, {'; '.join(parts)}.")
+        ahead = [row for row in chosen if row not in behind and any(better(other, [row]) for other in others)]
+        parts = [f"ahead of some of theirs, behind none: {_names(ahead)}"] if ahead else []
+        parts += [f"**behind**: {_names(behind)}"] if behind else []
+        rest = "; ".join(parts) or "none of ours compares: theirs are larger and more accurate"
+        lines.append(f"- Beside {about['title'].split(',')[0]}, with no more parameters, {rest}.")
     return "\n".join(lines) + "\n"
 
 
