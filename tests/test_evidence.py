@@ -1,6 +1,7 @@
 """Predictions image by image, comparisons of two networks on the same images, and the figures beside top-1."""
 
 import csv
+import hashlib
 import json
 import math
 import shutil
@@ -206,34 +207,33 @@ def test_one_flipped_prediction_is_found_and_a_tie_is_none(measured):
         differences(replace(kept, labels="c" * 64), measured)
 
 
-def test_verify_accuracy_looks_at_each_image(measured, monkeypatch, tmp_path, capsys):
+def test_verify_accuracy_looks_at_each_image(measured, monkeypatch, tmp_path):
     """A file of predictions that the manifest vouches for, and that is another network's on one image."""
-    whole = validate(zoo.create_model(NAME, pretrained=True), "fashion-mnist", SAMPLE, name=NAME, device="cpu")
-    known = {"dataset": "fashion-mnist", "split": "test", "correct": whole.correct, "n": whole.n}
-    monkeypatch.setattr(measuring, "facts", lambda name: {**weights()[name], "results": [known]})
-    monkeypatch.setattr(measuring, "validate", lambda *args, **options: whole)
-    kept = replace(Predictions.of_result(whole), sha256=weights()[NAME]["sha256"])
     file = tmp_path / "predictions.npz"
-    monkeypatch.setattr(measuring, "predictions_facts", lambda name: {})
-    monkeypatch.setattr(measuring, "find_verified", lambda *_: replace_path(file))
+    known = {"dataset": "fashion-mnist", "split": "test", "correct": measured.correct, "n": measured.n}
+    monkeypatch.setattr(measuring, "validate", lambda *args, **options: measured)
+    monkeypatch.setattr(measuring, "predictions_here", lambda *_: file)
+
+    def facts(name):
+        sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
+        return {**weights()[name], "results": [known], "predictions": {"sha256": sha256}}
+
+    monkeypatch.setattr(measuring, "facts", facts)
+    kept = replace(Predictions.of_result(measured), sha256=weights()[NAME]["sha256"])
     at = int(np.flatnonzero(~kept.right)[0])  # a wrong guess that becomes another wrong guess: the count is the same
-    flipped = kept.prediction.copy()
-    flipped[at] = next(k for k in range(10) if k not in whole.guesses.classes[at, :2] and k != whole.guesses.target[at])
+    target, guesses, flipped = measured.guesses.target[at], measured.guesses.classes[at, :2], kept.prediction.copy()
+    flipped[at] = next(k for k in range(10) if k not in guesses and k != target)
     cases = {
         "": kept,
-        "1 of 1,000 images are not": replace(kept, prediction=flipped),
+        "1 of 300 images are not": replace(kept, prediction=flipped),
         "another": replace(kept, sha256=""),
     }
     for message, content in cases.items():
         file.write_bytes(predictions_bytes(content))
         rows, problems = measuring.measure_again([NAME], {"": SAMPLE})
-        assert (not problems and "to the image" in rows[0][-1]) if not message else message in problems[0]
-
-
-def replace_path(file: Path):
-    from zoo.weights.fetch import Located
-
-    return Located(file, "staged", "")
+        assert (
+            (rows[0][-1], problems) == ("the manifest's, to the image", []) if not message else message in problems[0]
+        )
 
 
 def test_the_embedded_weights_predictions_are_the_manifests(tmp_path, monkeypatch, capsys):

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from ..data.catalog import get_dataset
-from ..errors import DataError, HashMismatchError, WeightError, ZooError
+from ..errors import DataError, ZooError
 from ..named import load_named
 from ..registry import create_model
-from ..weights.fetch import find_verified
-from ..weights.manifest import facts, predictions_facts
+from ..weights.audit import predictions_here
+from ..weights.manifest import facts
+from ..weights.verify import sha256_of
 from .corruptions import Corruption
 from .guesses import BINS
 from .predictions import differences, read_predictions, refuse_existing
@@ -115,6 +116,8 @@ def measure_again(
             elif not same:
                 problem = f"{found.correct} of {found.n} right on {known['dataset']}, not {expected}"
                 verdict = "NOT the manifest's"
+            elif ties is None and not problem:
+                verdict += " (counted; no predictions of it are here)"
             rows.append([name, known["dataset"], expected, f"{found.correct} of {found.n}", verdict])
             problems += [f"{name}: {problem}"] if problem else []
     if not measured:
@@ -124,22 +127,25 @@ def measure_again(
 
 def _against_predictions(
     name: str, known: dict[str, Any], found: Result, cache_dir: str | Path | None
-) -> tuple[str, int]:
-    """What is wrong with a weight's file of predictions after a new measurement, in words, and how many ties differ."""
+) -> tuple[str, int | None]:
+    """What is wrong with a weight's file of predictions after a new measurement, in words, and how many ties differ.
+
+    None for the ties if there is nothing to compare with.
+    """
+    file = predictions_here(name, cache_dir)
+    if file is None:
+        return "", None
     try:
-        file = find_verified(name, predictions_facts(name), cache_dir).path
-    except HashMismatchError as error:
-        return str(error), 0
-    except WeightError:  # it has none, or none is here
-        return "", 0
-    try:
+        if (sha256 := sha256_of(file)) != facts(name)["predictions"]["sha256"]:
+            return f"{file}: its sha256 is {sha256}, not the manifest's", None
         kept = read_predictions(file)
-        own = (facts(name)["sha256"], known["correct"], known["n"])
-        if (kept.sha256, kept.correct, len(kept.prediction)) != own:
-            return f"{file} holds the predictions of another weight or measurement", 0
+        if len(kept.prediction) != known["n"]:
+            return "", None  # of another measurement than this one
+        if (kept.sha256, kept.correct) != (facts(name)["sha256"], known["correct"]):
+            return f"{file} holds the predictions of another weight or measurement", None
         differ, ties = differences(kept, found)
-    except DataError as error:
-        return str(error), 0
+    except (DataError, OSError) as error:
+        return str(error), None
     return f"{differ:,} of {found.n:,} images are not predicted as in {file}" if differ else "", ties
 
 

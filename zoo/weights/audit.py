@@ -61,6 +61,14 @@ def audit(names: Sequence[str], cache_dir: str | Path | None = None) -> Iterator
             yield from _copies(name, entry, places)
 
 
+def predictions_here(name: str, cache_dir: str | Path | None = None) -> Path | None:
+    """A weight's file of predictions on this machine, for which no request is made; None if there is none."""
+    if "predictions" not in weights()[name]:
+        return None
+    places = _places(name, predictions_facts(name), cache_dir).values()
+    return next((path for path in places if path is not None and is_file(path)), None)
+
+
 def _places(name: str, entry: dict[str, Any], cache_dir: str | Path | None) -> dict[str, Path | None]:
     return {
         "staged": staged_file(name, entry),
