@@ -180,3 +180,15 @@ def test_somebodys_staged_weight_is_in_no_table_of_ours():
     theirs = {**weights()[name], "origin": "A. Reader", "paper_result": None, "twins": []}
     page = results_page.results_page({**weights(), "wrn_16_1.mine_c10": theirs})
     assert "wrn_16_1.mine_c10" not in page and name in page
+
+
+def test_a_weight_staged_elsewhere_is_not_said_to_lie_in_hub(monkeypatch):
+    sources = [{"kind": "staged", "path": "wrn_16_1.mine_c10/model.safetensors", "embedded": False}]
+    theirs = {**weights()["wrn_16_1.zoo_c10"], "origin": "A. Reader", "sources": sources}
+    known = {**weights(), "wrn_16_1.mine_c10": theirs}
+    monkeypatch.setattr(update_docs, "weights", lambda: known)
+    page = update_docs.page()
+    assert "`$ZOO_HUB/wrn_16_1.mine_c10/model.safetensors`" in page
+    assert "`hub/wrn_16_1.zoo_c10/model.safetensors`" in page
+    for text in (update_docs.readme_section(), update_docs.below_the_fold()):
+        assert "mine" not in text
