@@ -265,7 +265,7 @@ def test_the_embedded_weights_predictions_are_the_manifests(tmp_path, monkeypatc
 
 def test_every_staged_weight_has_its_predictions():
     for name, entry in weights().items():
-        if "predictions" not in entry:
+        if not (ROOT / "hub" / name).is_dir():
             continue
         kept = read_predictions(ROOT / "hub" / name / entry["predictions"]["path"])
         (result,) = entry["results"]
