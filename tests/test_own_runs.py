@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from timm.models import save_for_hf
 
 import zoo
-from zoo import checkpoints, named
+from zoo import checkpoints, named, own_folders
 from zoo.cli import main
 from zoo.cli.demo import SAMPLE
 from zoo.evaluation.validate import validate
@@ -182,7 +182,7 @@ def test_a_name_is_a_name(caplog, capsys):
     """A folder that is called like a weight needs a separator; one that is not is found without."""
     name = "lrunet1_100.zoo_fmnist"
     shutil.copytree("saved", name)
-    named._say_once.cache_clear()
+    own_folders._say_once.cache_clear()
     assert named.load_named(name).name == name
     assert f"not as the folder ./{name}" in caplog.text
     assert named.load_named(f"./{name}").name == f"{ARCH}.lrunet1_100_zoo_fmnist"
