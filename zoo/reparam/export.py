@@ -36,6 +36,8 @@ def export(
     example: Tensor | None = None,
     dataset: str = "",
     sha256: str = "",
+    wrap: Callable[[nn.Module], nn.Module] = lambda plain: plain,
+    tolerance: float = _TOLERANCE,
     **options: str,
 ) -> EquivalenceRecord:
     """Collapse a network, write it, read the file back and compare its outputs with the original's.
@@ -52,6 +54,8 @@ def export(
         example: Inputs (batch, ...), at least two, to trace and compare with in place of random images.
         dataset: What the network was trained on, if it is the user's own: its class names go into the metadata.
         sha256: Of the file that the user's own network was read from, for the metadata.
+        wrap: What is done to the collapsed network before it is written, such as casting it.
+        tolerance: By how much of the largest output the file's may differ.
         **options: As :func:`reparameterize`.
 
     Returns:
@@ -68,10 +72,10 @@ def export(
     inputs = placed(model, random_images(model, 4, 1, input_size) if example is None else example)
     write = {"safetensors": _safetensors, "onnx": _onnx, "torch-export": _torch_export}[form]
     facts = file_facts(model, inputs, name, dataset, sha256)
-    content, found = write(plain, inputs, {**facts, "equivalence": json.dumps(record.to_dict())})
+    content, found = write(wrap(plain), inputs, {**facts, "equivalence": json.dumps(record.to_dict())})
     expected = outputs_of(model, inputs)
     gap = largest([gap_of(a, b)[1] if a.shape == b.shape else math.nan for a, b in zip(expected, found, strict=True)])
-    if not gap <= _TOLERANCE:
+    if not gap <= tolerance:
         raise ZooError(f"The {form} file would differ from {name or 'the model'} by {gap:.1e} of the largest output.")
     try:
         write_atomically(content, Path(path))

@@ -1,0 +1,169 @@
+"""``zoo deploy``: a folder that runs alone says what the network says; what cannot be made is one line."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from zoo.cli import main
+from zoo.cli.demo import SAMPLE
+from zoo.deploy import deploy as deploying
+from zoo.deploy import engines
+from zoo.evaluation.predict import label_names, predict
+from zoo.named import load_named
+
+NAME = "lrunet1_100.zoo_fmnist"
+COLOUR = "symm_wrn_16_1.zoo_c10"
+ENGINES = [name for name, engine in engines.ENGINES.items() if engines.missing(engine) is None]
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    """Image files of several forms: grey, colour and not square, transparent, turned by the camera, small."""
+    folder, made = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
+    pixels = np.kron(made.integers(0, 256, (9, 11, 4)), np.ones((9, 9, 1))).astype(np.uint8)
+    turned = Image.Exif()
+    turned[0x112] = 6
+    Image.fromarray(pixels[..., 0]).save(folder / "grey.png")
+    Image.fromarray(pixels[..., :3]).save(folder / "turned.jpg", exif=turned)
+    Image.fromarray(pixels).save(folder / "transparent.png")
+    Image.fromarray(pixels[:9, :40, :3]).save(folder / "wide.png")
+    Image.fromarray(pixels[..., :3]).quantize(16).save(folder / "palette.png")
+    return sorted(folder.iterdir())
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Without timing."""
+    row = {"batch": 1, "threads": 1, "limit": 0.1, "ratios": {"plain": {"median": 1, "low": 1, "high": 1}}}
+    monkeypatch.setattr(deploying, "speeds", lambda *words: [row])
+
+
+def deploy(*words):
+    """Exit code of the verb in this process."""
+    return main(["deploy", *map(str, words)])
+
+
+def one_line(capsys):
+    printed = capsys.readouterr()
+    assert printed.out == "" and len(printed.err.strip().splitlines()) == 1, printed
+    return printed.err
+
+
+def said_alone(folder, paths, engine):
+    """What ``run.py`` prints in a process of its own that can import neither the zoo nor timm."""
+    barred = ["zoo", "timm", "torchvision", *(["torch"] if engine != "torch" else [])]
+    code = (
+        f"import runpy, sys; sys.modules.update(dict.fromkeys({barred})); runpy.run_path(sys.argv[0], {{}}, '__main__')"
+    )
+    start = f"import sys; sys.argv = sys.argv[1:]; {code}"
+    words = [sys.executable, "-I", "-c", start, str(folder / "run.py"), *map(str, paths)]
+    run = subprocess.run(words, cwd=folder.parent, capture_output=True, text=True, timeout=120)
+    assert run.returncode == 0, run.stderr
+    return run.stdout.splitlines()
+
+
+@pytest.mark.parametrize(("engine", "name"), [(e, COLOUR if e == "onnxruntime" else NAME) for e in ENGINES])
+def test_a_folder_alone_says_what_the_network_says(engine, name, images, tmp_path, quick, capsys):
+    folder = tmp_path / "made"
+    assert deploy(name, "--engine", engine, "-o", folder, "--json") == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts == json.loads((folder / "network.json").read_text())
+    assert facts["scores"]["max_relative"] < 1e-4 and facts["engine"] == engine and facts["licence"] == "Apache-2.0"
+    assert {path.name for path in folder.iterdir()} == {facts["file"], "network.json", "run.py", "README.md"}
+    assert len((folder / "run.py").read_text().splitlines()) < 50
+    found = load_named(name)
+    names = label_names(found.model, found.dataset)
+    guesses = predict(found.model, images, 3)
+    for path, line, best in zip(images, said_alone(folder, images, engine), guesses, strict=True):
+        said = [part.rsplit(" ", 2) for part in line.removeprefix(f"{path}: ").removesuffix(" %").split(" %, ")]
+        assert said[0][0] == names[best[0][0]], line
+        assert [float(part[-1]) for part in said] == pytest.approx([100 * p for _, p in best], abs=0.11), line
+
+
+def test_accuracy_is_compared_image_by_image(tmp_path, capsys):
+    engine = ENGINES[-1]
+    folder = tmp_path / "made"
+    assert deploy(NAME, "--engine", engine, "--accuracy", "--data", SAMPLE, "-o", folder) == 0
+    found = json.loads((folder / "network.json").read_text())
+    accuracy, card = found["accuracy"], (folder / "README.md").read_text()
+    assert accuracy["n"] == accuracy["same_guess"] == 1000 and accuracy["before"] == accuracy["after"] > 900
+    assert f"the file gets {accuracy['after']:,} (" in card and capsys.readouterr().out.strip() in card
+    assert [row["batch"] for row in found["speed"]] == [1, 32] and "| 32 |" in card
+    assert all(row["ratios"]["plain network, eager"]["median"] == 1 for row in found["speed"])
+
+
+def test_what_a_file_gets_wrong_is_in_the_card(tmp_path, quick, monkeypatch):
+    """A file whose scores are shifted by a class."""
+    module = deploying._module("torch")
+    load = module.load
+    monkeypatch.setattr(module, "load", lambda *words: lambda x: np.roll(load(*words)(x), 1, 1))
+    assert deploy(NAME, "--engine", "torch", "--accuracy", "--data", SAMPLE, "-o", tmp_path / "made") == 0
+    found = json.loads((tmp_path / "made" / "network.json").read_text())
+    accuracy = found["accuracy"]
+    assert accuracy["only_first"] > 800 > 100 > accuracy["after"] and accuracy["same_guess"] == 0
+    assert found["scores"]["max_relative"] > 0.1
+
+
+def test_bfloat16_differs_as_its_digits_do(tmp_path, quick, monkeypatch):
+    monkeypatch.setattr(engines, "_has_bfloat16", lambda: True)
+    assert deploy(COLOUR, "--engine", "torch", "--precision", "bf16", "-o", tmp_path / "made") == 0
+    facts = json.loads((tmp_path / "made" / "network.json").read_text())
+    assert 1e-4 < facts["scores"]["max_relative"] < 0.05
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--engine", "torch", "--precision", "int8"], "--engine onnxruntime"),
+        (["--engine", "onnxruntime", "--precision", "bf16"], "--engine torch"),
+        (["--engine", "torch", "--accuracy"], "--data DIR"),
+        (["--engine", "torch", "--accuracy", "--data", "nowhere"], "nowhere"),
+        (["--engine", "torch", "--accuracy", "--data", str(SAMPLE), "--dataset", "cifar100"], "classes"),
+        (["--engine", "torch", "-o", "."], "new folder"),
+    ],
+)
+def test_what_cannot_be_made_is_one_line_and_leaves_nothing(words, says, tmp_path, quick, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert deploy(NAME, *words) == 1
+    assert says in one_line(capsys)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "change", "says"),
+    [
+        (["onnxruntime"], ("missing", lambda engine: "onnxscript"), "pip install 'repara-zoo[export]'"),
+        (["torch", "--precision", "bf16"], ("_has_bfloat16", lambda: False), "--precision fp32"),
+    ],
+)
+def test_what_this_machine_lacks_is_one_line(words, change, says, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(engines, *change)
+    assert deploy(NAME, "-o", tmp_path / "made", "--engine", *words) == 1
+    assert says in one_line(capsys) and list(tmp_path.iterdir()) == []
+
+
+def test_only_its_own_folder_is_replaced(tmp_path, quick, monkeypatch, capsys):
+    def make(found, path, *words):
+        path.write_text("a network")
+        return None, {"bytes": 9, "versions": {}, "scores": {"images": "", "max_absolute": 0, "max_relative": 0}} | {
+            "speed": deploying.speeds()
+        }
+
+    monkeypatch.setattr(deploying, "_make", make)
+    folder = tmp_path / "made"
+    folder.mkdir()
+    for _ in range(2):  # an empty one, and its own
+        assert deploy(NAME, "--engine", "torch", "-o", folder) == 0
+    before = (folder / "network.json").read_bytes()
+    monkeypatch.setattr(deploying, "card", lambda facts: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        deploy(NAME, "--engine", "torch", "-o", folder)
+    assert (folder / "network.json").read_bytes() == before and list(tmp_path.iterdir()) == [folder]
+    capsys.readouterr()
+    (folder / "notes.txt").write_text("mine")
+    assert deploy(NAME, "--engine", "torch", "-o", folder) == 1
+    assert "did not write" in one_line(capsys) and (folder / "notes.txt").read_text() == "mine"

@@ -1,0 +1,194 @@
+"""``zoo deploy``: a network made for one engine, run and measured, in a folder of its own with a card."""
+
+import importlib
+import importlib.metadata
+import json
+import secrets
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from timm.data import resolve_data_config
+from torch import Tensor, nn
+
+from ..data.catalog import get_dataset
+from ..errors import DataError, ZooError
+from ..evaluation.compare import compare
+from ..evaluation.predict import label_names
+from ..evaluation.predictions import Predictions
+from ..evaluation.validate import validate
+from ..extras import DISTRIBUTION
+from ..named import Named
+from ..outputs import gap_of, outputs_of
+from ..reparam import reparameterize
+from ..reparam.file_facts import weight_of
+from ..reparam.record import random_images
+from ..version import __version__
+from ..weights.manifest import weights
+from .card import card
+from .engines import ENGINES, check_engine
+from .run_script import preparation, run_script
+from .speed import speeds
+
+FACTS = "network.json"
+_PRODUCER = f"{DISTRIBUTION} deploy"
+
+
+def deploy(
+    found: Named,
+    folder: str | Path,
+    engine: str,
+    precision: str = "fp32",
+    *,
+    data: str | Path | None = None,
+    dataset: str = "",
+    accuracy: bool = False,
+) -> dict[str, Any]:
+    """Write a folder that runs alone: the network's file, ``network.json``, ``run.py`` and a card.
+
+    The folder appears when everything in it is measured; one that this function wrote before is replaced.
+
+    Args:
+        found: The network, as :func:`zoo.named.load_named` gives it.
+        folder: Of the result.
+        engine: A name of :data:`.engines.ENGINES`.
+        precision: ``fp32`` or ``bf16``.
+        data: Folder of the data set.
+        dataset: Its name; by default what the network was trained on.
+        accuracy: Measure the test set with the network and the file, and compare them image by image.
+
+    Returns:
+        What ``network.json`` holds.
+
+    Raises:
+        ZooError: If the engine or the precision is not to be had here, the folder is somebody else's, the network is no
+            classifier of images that ``run.py`` can prepare, or the data do not fit.
+    """
+    folder = _own_place(Path(folder).expanduser())
+    check_engine(engine, precision)
+    dataset = dataset or found.dataset
+    if accuracy and not (data and dataset):
+        missing = "--data DIR, the folder of the data set" if dataset else "--dataset NAME and --data DIR"
+        raise ZooError(f"{found.name}: to measure the accuracy add {missing}.")
+    config = resolve_data_config(model=found.model)
+    facts = {"producer": _PRODUCER, "version": __version__, "name": found.name}
+    facts |= {"engine": engine, "precision": precision, "file": ENGINES[engine].file}
+    facts |= preparation(config, found.name) | {"classes": label_names(found.model, found.dataset)}
+    if weight := weight_of(found.model, found.name):
+        facts |= {"licence": weights()[weight]["licence"]}
+    facts["sha256"] = found.sha256
+    part = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.part")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        part.mkdir()
+        run, measured = _make(found, part / facts["file"], engine, precision)
+        facts |= measured
+        if accuracy:
+            facts["accuracy"] = _accuracy(found, run, dataset, data)
+        module = _module(engine)
+        texts = {"run.py": run_script(module.LOAD, ENGINES[engine].runs_with), FACTS: json.dumps(facts, indent=2)}
+        for name, text in (texts | {"README.md": card(facts)}).items():
+            (part / name).write_text(text + "\n" * (not text.endswith("\n")), encoding="utf-8")
+        _put(part, folder)
+    except OSError as error:
+        raise ZooError(f"{error.filename or folder}: cannot be written ({error.strerror or error}).") from None
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return facts
+
+
+def _module(engine: str) -> Any:
+    return importlib.import_module(f".{engine}_engine", __package__)
+
+
+def _make(
+    found: Named, path: Path, engine: str, precision: str
+) -> tuple[Callable[[np.ndarray], np.ndarray], dict[str, Any]]:
+    """Write the file; what runs it, and how much its scores differ and how long it takes."""
+    model, module = found.model, _module(engine)
+    forms = {"batch_norm": "fold", "reuse": "unroll"}
+    record = module.write(model, path, precision, name=found.name, dataset=found.dataset, sha256=found.sha256, **forms)
+    run = module.load(path, torch.get_num_threads())
+    images = random_images(model, 8, 2).float()
+    expected, scores = outputs_of(model, images), run(images.numpy())
+    if len(expected) != 1 or expected[0].shape != scores.shape or scores.ndim != 2:
+        raise ZooError(f"{found.name}: a network that gives scores (batch, classes) is needed.")
+    absolute, relative = gap_of(expected[0], torch.from_numpy(scores))
+    plain = reparameterize(model)
+    runs = {"plain network, eager": _eager(plain), "as named, eager": _eager(model), "this folder": run}
+    return run, {
+        "bytes": path.stat().st_size,
+        "versions": {name: importlib.metadata.version(name) for name in ("torch", "timm", *ENGINES[engine].needs)},
+        "scores": {"images": "8 random", "max_absolute": absolute, "max_relative": relative},
+        "speed": speeds(runs, tuple(images.shape[1:]), record.after.macs),
+    }
+
+
+def _eager(model: nn.Module) -> Callable[[np.ndarray], object]:
+    def run(images: np.ndarray) -> Tensor:
+        with torch.inference_mode():
+            return model(torch.from_numpy(images))
+
+    return run
+
+
+class _Running(nn.Module):
+    """What runs a file, as a network for measuring."""
+
+    def __init__(self, run: Callable[[np.ndarray], np.ndarray], model: nn.Module):
+        super().__init__()
+        self.run, self.num_classes, self.pretrained_cfg = run, model.num_classes, model.pretrained_cfg
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.from_numpy(self.run(images.numpy()))
+
+
+def _accuracy(found: Named, run: Callable[[np.ndarray], np.ndarray], dataset: str, data: str | Path) -> dict[str, Any]:
+    """The test set with the network and with the file, image by image."""
+    name = get_dataset(dataset).name
+    said: set[str] = set()
+    options = {"sha256": found.sha256, "device": "cpu", "said": said}
+    before = validate(found.model, name, data, name=found.name, **options)
+    after = validate(_Running(run, found.model), name, data, name=f"{found.name}, deployed", **options)
+    if before.n != after.n:
+        raise DataError(f"{data}: it changed while it was measured.")
+    difference = compare(Predictions.of_result(before), Predictions.of_result(after))
+    same = int((before.guesses.classes[:, 0] == after.guesses.classes[:, 0]).sum())
+    return {"before": before.correct, "after": after.correct, "same_guess": same} | {
+        "warning": before.warning,
+        **difference.to_dict(),
+    }
+
+
+def _own_place(folder: Path) -> Path:
+    """The folder, if nothing is there, or nothing that this module did not write."""
+    if folder.name in ("", ".", ".."):
+        raise ZooError(f"{folder}: name a new folder for the result.")
+    try:
+        if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+            raise ZooError(f"{folder} is there already and is no folder of zoo deploy: give another name.")
+        if folder.is_dir() and any(folder.iterdir()):
+            known = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+            known = known if isinstance(known, dict) and known.get("producer") == _PRODUCER else {}
+            if {path.name for path in folder.iterdir()} != {known.get("file"), FACTS, "run.py", "README.md"}:
+                raise ValueError("other files")
+    except (OSError, ValueError):
+        raise ZooError(f"{folder} holds files that zoo deploy did not write: give another name.") from None
+    return folder
+
+
+def _put(part: Path, folder: Path) -> None:
+    """Give a finished folder its name; the one before it stays until then."""
+    old = part.with_suffix(".old")
+    if folder.exists():
+        folder.rename(old)
+    try:
+        part.rename(folder)
+    except OSError:
+        if old.exists():
+            old.rename(folder)
+        raise
+    shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,87 @@
+"""The engines that a network can be deployed for, and which of them work here. Nothing here needs torch."""
+
+import importlib.util
+from dataclasses import dataclass
+
+from ..errors import ZooError
+from ..extras import DISTRIBUTION
+
+PRECISIONS = ("fp32", "bf16", "int8")
+
+
+@dataclass(frozen=True)
+class Engine:
+    """One engine.
+
+    Attributes:
+        title: Its name for people.
+        file: Name of the network's file in the folder.
+        needs: Packages, by import name, that making the file takes.
+        extra: The extra of this package that brings them.
+        runs_with: What ``run.py`` needs beside numpy and Pillow.
+        precisions: Those it has.
+        instead: By precision that it lacks: what to take instead.
+    """
+
+    title: str
+    file: str
+    needs: tuple[str, ...]
+    extra: str
+    runs_with: str
+    precisions: tuple[str, ...]
+    instead: dict[str, str]
+
+
+ENGINES = {
+    "torch": Engine(
+        "PyTorch",
+        "model.pt2",
+        (),
+        "",
+        "torch",
+        ("fp32", "bf16"),
+        {"int8": "take --engine onnxruntime, or --precision fp32 or bf16"},
+    ),
+    "onnxruntime": Engine(
+        "ONNX Runtime",
+        "model.onnx",
+        ("onnx", "onnxscript", "onnxruntime"),
+        "export",
+        "onnxruntime",
+        ("fp32",),
+        {
+            "bf16": "it has no convolutions in bfloat16 on CPUs; take --engine torch, or --precision fp32",
+            "int8": "take --precision fp32",
+        },
+    ),
+}
+
+
+def check_engine(name: str, precision: str) -> None:
+    """Whether an engine is installed and has a precision on this CPU.
+
+    Raises:
+        ZooError: In one line, what to install or to take instead.
+    """
+    engine = ENGINES[name]
+    if precision not in engine.precisions:
+        raise ZooError(f"--engine {name} has no --precision {precision}: {engine.instead[precision]}.")
+    if module := missing(engine):
+        raise ZooError(
+            f"--engine {name} needs the package {module}. Install it with: pip install '{DISTRIBUTION}[{engine.extra}]'"
+        )
+    if precision == "bf16" and not _has_bfloat16():
+        raise ZooError(
+            "This CPU does not compute in bfloat16 (AVX-512 BF16, AMX or Arm's BF16): take --precision fp32."
+        )
+
+
+def missing(engine: Engine) -> str | None:
+    """The first package that an engine needs and that is not installed."""
+    return next((module for module in engine.needs if importlib.util.find_spec(module) is None), None)
+
+
+def _has_bfloat16() -> bool:
+    import torch
+
+    return any(torch.cpu.get_capabilities().get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))

@@ -1,0 +1,63 @@
+"""A network as a ``torch.export`` file, which needs PyTorch and nothing of the network's own code."""
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..reparam.export import export
+from ..reparam.record import EquivalenceRecord
+
+_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.2}
+"""Of the largest score: more is no rounding any more. How large the difference is, is measured and told."""
+
+LOAD = '''import torch
+
+
+def load():
+    """What takes images (batch, channels, height, width), float32, and returns scores (batch, classes)."""
+    network = torch.export.load(HERE / FACTS["file"]).module()
+    return torch.inference_mode()(lambda images: network(torch.from_numpy(images)).numpy())
+'''
+
+
+class _Cast(nn.Module):
+    """A network in one data type whose images and scores are float32."""
+
+    def __init__(self, network: nn.Module, dtype: torch.dtype):
+        super().__init__()
+        self.network, self.dtype = network.to(dtype=dtype, memory_format=torch.channels_last), dtype
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network(images.to(self.dtype)).float()
+
+
+def write(model: nn.Module, path: Path, precision: str, **about: Any) -> EquivalenceRecord:
+    """Collapse a network, fold its batch norms, lay its kernels out channels last, and write and check the file.
+
+    Args:
+        model: In eval mode.
+        path: The file.
+        precision: ``fp32`` or ``bf16``.
+        **about: As of :func:`zoo.reparam.export.export`.
+    """
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "No complete tensor found")  # so torch.export calls a channels-last one
+        options = {"wrap": lambda plain: _Cast(plain, dtype), "tolerance": _TOLERANCE[dtype]}
+        return export(model, path, "torch-export", **options, **about)
+
+
+def load(path: Path, threads: int) -> Callable[[np.ndarray], np.ndarray]:
+    """What runs the file; ``threads`` are those of this process."""
+    network = torch.export.load(path).module()
+
+    def run(images: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            return network(torch.from_numpy(images)).numpy()
+
+    return run
