@@ -23,8 +23,8 @@ def card(facts: dict[str, Any]) -> str:
         "```",
         "",
         f"- `{facts['file']}`: collapsed to plain layers, batch norms folded; {facts['bytes']:,} bytes",
-        f"- `network.json`: {len(facts['classes'])} classes, how images are made ready ({channels} x {height} x {width}) "
-        "and all figures below",
+        f"- `network.json`: {len(facts['classes'])} classes, how images are prepared ("
+        f"{channels} x {height} x {width}), and all figures below",
         f"- From a file with sha256 `{facts['sha256'] or 'unknown'}`; licence of the weight: "
         f"{facts.get('licence', 'not known')}",
         f"- Made by repara-zoo {facts['version']} with {versions}",
