@@ -22,7 +22,7 @@ def main(description: str, *datasets: str) -> int:
     parser.add_argument("name", nargs="+", help="as zoo validate takes it")
     parser.add_argument("--dataset", choices=datasets, default=datasets[0])
     parser.add_argument("--data", required=True, metavar="DIR", help="folder of the data set")
-    parser.add_argument("--batch-size", type=int, default=256, help="images per step (256)")
+    parser.add_argument("--batch-size", type=int, help="images per step (64; 256 on a GPU)")
     parser.add_argument("--device", default="", help="cpu, cuda, ... (the GPU if there is one)")
     parser.add_argument("--collapsed", action="store_true", help="measure the networks' collapsed forms")
     parser.add_argument("--checkpoint", metavar="FILE", help="weights of the one architecture named")

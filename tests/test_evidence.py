@@ -39,9 +39,9 @@ DIGESTS = {"images": "a" * 64, "labels": "b" * 64}
 
 @pytest.fixture(scope="module")
 def measured():
-    """The embedded weight on 300 images."""
+    """The embedded weight on 100 images."""
     model = zoo.create_model(NAME, pretrained=True)
-    return validate(model, "fashion-mnist", SAMPLE, name=NAME, sha256="0" * 64, device="cpu", limit=300)
+    return validate(model, "fashion-mnist", SAMPLE, name=NAME, sha256="0" * 64, device="cpu", limit=100)
 
 
 def of(scores: list, target: list, name: str = "a") -> Guesses:
@@ -98,9 +98,9 @@ def test_validate_gives_the_figures_of_one_pass(tmp_path, measured, capsys):
     assert json.loads(json.dumps(result))["nll"] == measured.nll, "what is said of each image is no figure"
     assert 0 < measured.nll < 1
     assert sum(row["correct"] for row in measured.per_class) == measured.correct
-    assert sum(row["n"] for row in measured.per_class) == 300
+    assert sum(row["n"] for row in measured.per_class) == 100
     file = tmp_path / "r.csv"
-    words = ["validate", NAME, "--dataset", "fashion-mnist", "--data", str(SAMPLE), "--device", "cpu", "--limit", "300"]
+    words = ["validate", NAME, "--dataset", "fashion-mnist", "--data", str(SAMPLE), "--device", "cpu", "--limit", "100"]
     kept = tmp_path / "kept.npz"
     assert main([*words, "--results", str(file), "--per-class", "--predictions", str(kept)]) == 0
     out = capsys.readouterr().out
@@ -125,9 +125,9 @@ def test_the_file_of_predictions_has_what_was_said_of_each_image(measured, tmp_p
     content = (tmp_path / "p.npz").read_bytes()
     assert content == predictions_bytes(found) == predictions_bytes(kept)
     assert (found.name, found.sha256, found.dataset, found.split) == (NAME, "0" * 64, "fashion-mnist", "test")
-    assert (len(found.prediction), found.of, found.correct) == (300, 1000, measured.correct)
+    assert (len(found.prediction), found.of, found.correct) == (100, 1000, measured.correct)
     images, labels = load_arrays("fashion-mnist", SAMPLE, "test")
-    assert np.array_equal(found.right, found.prediction == labels[:300])
+    assert np.array_equal(found.right, found.prediction == labels[:100])
     model = zoo.create_model(NAME, pretrained=True).eval()
     with torch.inference_mode():
         cfg = model.pretrained_cfg
@@ -154,7 +154,7 @@ def test_many_classes_need_two_bytes(measured):
         (lambda path: np.savez(path, prediction=np.zeros(3)), "no item named 'name.npy'"),
         (lambda path: member(path, "score", np.array([None, 1])), "not a file of predictions"),
         (lambda path: member(path, "score", np.zeros(3, np.float16)), "do not belong together"),
-        (lambda path: member(path, "prediction", np.zeros(300, np.int64)), "other types"),
+        (lambda path: member(path, "prediction", np.zeros(100, np.int64)), "other types"),
         (lambda path: member(path, "name", np.zeros(3, np.float16)), "do not belong together"),
         (lambda path: member(path, "right", np.zeros((1 << 26) + 1, bool)), "more than 64 MiB"),
         (lambda path: huge(path), "not what its header says"),
@@ -181,7 +181,7 @@ def huge(path: Path) -> None:
     """A header that claims more than there is."""
     with zipfile.ZipFile(path) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
-    members["right.npy"] = members["right.npy"].replace(b"(300,)", b"(999,)")
+    members["right.npy"] = members["right.npy"].replace(b"(100,)", b"(999,)")
     with zipfile.ZipFile(path, "w") as archive:
         for name, content in members.items():
             archive.writestr(name, content)
@@ -225,7 +225,7 @@ def test_verify_accuracy_looks_at_each_image(measured, monkeypatch, tmp_path):
     flipped[at] = next(k for k in range(10) if k not in guesses and k != target)
     cases = {
         "": kept,
-        "1 of 300 images are not": replace(kept, prediction=flipped),
+        "1 of 100 images are not": replace(kept, prediction=flipped),
         "another": replace(kept, sha256=""),
     }
     for message, content in cases.items():
@@ -234,6 +234,17 @@ def test_verify_accuracy_looks_at_each_image(measured, monkeypatch, tmp_path):
         assert (
             (rows[0][-1], problems) == ("the manifest's, to the image", []) if not message else message in problems[0]
         )
+    file.write_bytes(predictions_bytes(kept))
+    for changes, message in (
+        ({}, ""),
+        ({"nll": measured.nll + 9e-4, "calibration_error": measured.ece - 0.04}, ""),
+        ({"nll": measured.nll + 2e-3}, f"nll is {measured.nll:.4f} on fashion-mnist"),
+        ({"calibration_error": measured.ece + 0.06}, f"calibration_error is {measured.ece:.4f}"),
+    ):
+        known |= {"nll": measured.nll, "calibration_error": measured.ece, **changes}
+        rows, problems = measuring.measure_again([NAME], {"": SAMPLE})
+        assert (rows[0][-1] == "NOT the manifest's", len(problems)) == (bool(message), int(bool(message)))
+        assert message in "".join(problems)
 
 
 def test_the_embedded_weights_predictions_are_the_manifests(tmp_path, monkeypatch, capsys):
@@ -270,8 +281,19 @@ def test_every_staged_weight_has_its_predictions():
         kept = read_predictions(ROOT / "hub" / name / entry["predictions"]["path"])
         (result,) = entry["results"]
         own = (name, entry["sha256"], result["dataset"], result["correct"], result["n"])
+        card = (ROOT / "hub" / name / "README.md").read_text()
+        assert f"sha256 `{entry['predictions']['sha256']}`" in card
+        if "nll" not in result:
+            continue
+        # scores are rounded in the file, some into the next bin
+        error = 100 * calibration_error(kept.score.astype(np.float32), kept.right)
+        assert result["calibration_error"] == pytest.approx(error, abs=0.1)
+        # nobody's guess is better than its first one: the likelihood of what is right is a lower end
+        assert result["nll"] >= -np.log(kept.score[kept.right].astype(float)).sum() / result["n"] - 1e-3
         assert (kept.name, kept.sha256, kept.dataset, kept.correct, len(kept.prediction)) == own
-        assert f"sha256 `{entry['predictions']['sha256']}`" in (ROOT / "hub" / name / "README.md").read_text()
+        assert (
+            f"negative log-likelihood {result['nll']:.4f}, calibration error {result['calibration_error']:.2f}" in card
+        )
 
 
 # ---- comparing ----
@@ -336,10 +358,10 @@ def test_seeds_are_paired_too():
 
 def test_compare_measures_what_has_no_file(tmp_path, capsys, measured):
     write_predictions(measured, tmp_path / "p.npz")
-    words = ["--data", str(SAMPLE), "--limit", "300", "--device", "cpu"]
+    words = ["--data", str(SAMPLE), "--limit", "100", "--device", "cpu"]
     assert main(["compare", str(tmp_path / "p.npz"), NAME, *words]) == 0
     out = capsys.readouterr().out
-    assert f"{measured.correct} of 300 images of fashion-mnist right" in out
+    assert f"{measured.correct} of 100 images of fashion-mnist right" in out
     assert "another training" in out
     for words, message in (
         ([NAME, str(tmp_path)], "give --data DIR"),
@@ -390,9 +412,9 @@ def test_corruptions_are_the_same_whatever_else_is_measured():
 
 def test_validate_measures_corrupted_images(tmp_path, capsys):
     pytest.importorskip("imagecorruptions")
-    words = ["validate", NAME, "--dataset", "fashion-mnist", "--data", str(SAMPLE), "--device", "cpu", "--limit", "40"]
+    words = ["validate", NAME, "--dataset", "fashion-mnist", "--data", str(SAMPLE), "--device", "cpu", "--limit", "16"]
     rows = []
-    for size in ("40", "7"):
+    for size in ("16", "7"):
         more = ["--corruptions", "impulse_noise", "--severity", "1,5", "--batch-size", size]
         assert main([*words, *more, "--results", str(tmp_path / "r.json")]) == 0
         out = capsys.readouterr().out

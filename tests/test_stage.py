@@ -87,6 +87,8 @@ def test_a_staged_weight_is_whole(place):
     assert unpack((folder / "model.packed.safetensors").read_bytes()) == (folder / "model.safetensors").read_bytes()
     measured = validate(model, "fashion-mnist", place.data)
     assert measured.correct == entry["results"][0]["correct"] == entry["storage"]["correct"][entry["storage"]["dtype"]]
+    figures = {key: entry["results"][0][key] for key in ("nll", "calibration_error")}
+    assert figures == pytest.approx(measured.beside_top1(), abs=1e-3)
     plain = zoo.reparameterize(model)
     plain.load_state_dict(load_file(folder / "model.collapsed.safetensors"))
     assert validate(plain, "fashion-mnist", place.data).correct == measured.correct

@@ -44,6 +44,8 @@ def model_overview(name: str) -> dict[str, Any]:
             "dataset": entry["dataset"],
             "top1": measured[0].get("top1"),
             "n": measured[0].get("n"),
+            "nll": measured[0].get("nll"),
+            "calibration_error": measured[0].get("calibration_error"),
             "paper_top1": (entry.get("paper_result") or {}).get("top1"),
             "trained_by": trained_by(entry),
             "licence": entry["licence"],

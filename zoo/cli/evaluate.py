@@ -31,7 +31,9 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--dataset", choices=[*DATASETS, *TEXT_DATASETS], required=True)
     parser.add_argument("name", nargs="+", help=f"{NETWORK}; for a text a run's")
     parser.add_argument("--data", required=True, metavar="DIR", help="folder of the data set")
-    parser.add_argument("--batch-size", type=int, help="images per step (256); columns of a text (its recipe's)")
+    parser.add_argument(
+        "--batch-size", type=int, help="images per step (64; 256 on a GPU); columns of a text (its recipe's)"
+    )
     parser.add_argument("--device", default="", help="cpu, cuda, ... (the GPU if there is one)")
     parser.add_argument("--collapsed", action="store_true", help="measure the networks' collapsed forms")
     parser.add_argument("--checkpoint", metavar="FILE", help=CHECKPOINT)
@@ -56,7 +58,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--data", metavar="DIR", help="measure now, on the data set in this folder")
     parser.add_argument("--dataset", choices=DATASETS, default="", help="its name (what the first was trained on)")
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N images")
-    parser.add_argument("--batch-size", type=int, default=256, help="images per step (256)")
+    parser.add_argument("--batch-size", type=int, help="images per step (64; 256 on a GPU)")
     parser.add_argument("--device", default="", help="cpu, cuda, ... (the GPU if there is one)")
     parser.add_argument("--json", action="store_true", help="a list of objects on standard output")
     parser.set_defaults(run=_compare)
@@ -100,7 +102,7 @@ def _validate(options: argparse.Namespace) -> None:
         options.data,
         collapsed=options.collapsed,
         checkpoint=options.checkpoint,
-        batch_size=options.batch_size or 256,
+        batch_size=options.batch_size,
         device=options.device,
         limit=options.limit or 0,
         predictions=options.predictions,

@@ -174,7 +174,7 @@ def load_predictions(
     data: str | Path | None = None,
     *,
     dataset: str = "",
-    batch_size: int = 256,
+    batch_size: int | None = None,
     device: str = "",
     limit: int = 0,
     cache_dir: str | Path | None = None,
@@ -186,7 +186,7 @@ def load_predictions(
             verified), else anything that :func:`zoo.named.load_named` takes, which is measured.
         data: Folder of the data set.
         dataset: Its name; by default what the first of the networks was trained on.
-        batch_size: Images per step.
+        batch_size: Images per step; by default as :func:`.validate` has it.
         device: ``cpu``, ``cuda``, ...; by default the GPU if there is one.
         limit: Measure the first so many images only, 0 for all.
         cache_dir: Where downloads are kept.

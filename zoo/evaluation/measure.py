@@ -27,7 +27,7 @@ def measure(
     *,
     collapsed: bool = False,
     checkpoint: str | Path | None = None,
-    batch_size: int = 256,
+    batch_size: int | None = None,
     device: str = "",
     limit: int = 0,
     predictions: str | Path | None = None,
@@ -42,7 +42,7 @@ def measure(
         data: Folder of the data set.
         collapsed: Measure the networks' collapsed forms.
         checkpoint: Measure the weights in this file, as :func:`zoo.checkpoints.load_checkpoint` reads it.
-        batch_size: Images per step.
+        batch_size: Images per step; by default as :func:`.validate` has it.
         device: ``cpu``, ``cuda``, ...; by default the GPU if there is one.
         limit: Measure the first so many images only, 0 for all.
         predictions: Write what one network said of each image to this file, which may not exist yet.
@@ -51,7 +51,7 @@ def measure(
     Raises:
         ZooError: If a name or the data set does not exist, or a weight or the data cannot be had or do not fit.
     """
-    if batch_size < 1:
+    if batch_size is not None and batch_size < 1:
         raise ZooError(f"--batch-size {batch_size}: at least one image per batch is needed.")
     if checkpoint and len(names) > 1:
         raise ZooError(f"{' '.join(names)}: with --checkpoint name one architecture, without a tag (zoo list).")
@@ -75,10 +75,17 @@ def measure(
     return results
 
 
+TOLERANCE = {"nll": 0.001, "calibration_error": 0.05}
+"""By how much figures beside top-1 may differ from the manifest's: of another processor's rounding, which may also put
+an image or two into the next bin of the calibration error (in percent, so that 0.01 is one image of 10,000)."""
+
+
 def measure_again(
     names: Sequence[str], folders: Mapping[str, str | Path], cache_dir: str | Path | None = None
 ) -> tuple[list[list[str]], list[str]]:
     """Measure every accuracy that the manifest has of some weights once more, on the CPU.
+
+    Likelihood and calibration error, where it has them, are to be the same within :data:`TOLERANCE`.
 
     Where a weight's predictions are here, they are compared image by image (:func:`.predictions.differences`); another
     count then is right if nothing but ties makes it so.
@@ -110,6 +117,7 @@ def measure_again(
             measured += 1
             same = (found.correct, found.n) == (known["correct"], known["n"])
             problem, ties = _against_predictions(name, known, found, cache_dir)
+            others = _other_figures(known, found)
             verdict = "NOT its predictions" if problem else "the manifest's, to the image"
             if ties and not problem:
                 verdict = f"the manifest's, but for {ties} {'tie' if ties == 1 else 'ties'} within rounding"
@@ -118,11 +126,22 @@ def measure_again(
                 verdict = "NOT the manifest's"
             elif ties is None and not problem:
                 verdict += " (counted; no predictions of it are here)"
+            verdict = "NOT the manifest's" if others and not problem else verdict
             rows.append([name, known["dataset"], expected, f"{found.correct} of {found.n}", verdict])
-            problems += [f"{name}: {problem}"] if problem else []
+            problems += [f"{name}: {what}" for what in (problem, others) if what]
     if not measured:
         problems.append("no accuracy was measured: give the folders with --data DATASET=DIR")
     return rows, problems
+
+
+def _other_figures(known: dict[str, Any], found: Result) -> str:
+    """Which figures beside top-1 are not the manifest's, in words."""
+    problems = []
+    for key, value in found.beside_top1().items():
+        if key in known and (value is None or abs(value - known[key]) > TOLERANCE[key]):
+            now = "not finite" if value is None else f"{value:.4f}"
+            problems.append(f"{key} is {now} on {known['dataset']}, not {known[key]:.4f} (within {TOLERANCE[key]})")
+    return "; ".join(problems)
 
 
 def _against_predictions(

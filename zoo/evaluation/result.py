@@ -57,3 +57,7 @@ class Result:
 
     def __post_init__(self, guesses: Guesses | None) -> None:
         object.__setattr__(self, "guesses", guesses)
+
+    def beside_top1(self) -> dict[str, float | None]:
+        """Likelihood and calibration error under the names that the manifest has for them."""
+        return {"nll": self.nll, "calibration_error": self.ece}

@@ -30,9 +30,6 @@ from .staged_files import Measure, check_size, store, write_collapsed, write_kep
 __all__ = ["network_of", "read_run", "stage"]
 _LOGGER = logging.getLogger(__name__)
 
-BATCH = 64
-"""Images per step of a measurement: what they become stays in a core's cache, which halves the time of 256."""
-
 
 def stage(
     run: str | Path,
@@ -82,7 +79,7 @@ def stage(
     said: set[str] = set()
 
     def measure(network: nn.Module) -> Result:
-        return validate(network, recipe.dataset, data, name=name, device="cpu", batch_size=BATCH, said=said)
+        return validate(network, recipe.dataset, data, name=name, device="cpu", said=said)
 
     before: dict[str, Any] = {}
 
@@ -142,6 +139,7 @@ def _plain_result(result: Result) -> dict[str, Any]:
         "n": result.n,
         "correct": result.correct,
         "interval95": list(result.interval),
+        **{key: value for key, value in result.beside_top1().items() if value is not None},
         "date": str(datetime.date.today()),
         "versions": result.versions,
     }

@@ -134,8 +134,16 @@ def _seeds_lines(seeds: dict[str, Any]) -> list[str]:
 def _result_line(result: dict[str, Any]) -> str:
     low, high = result["interval95"]
     versions = ", ".join(f"{k} {v}" for k, v in result["versions"].items() if k in ("torch", "timm", "zoo"))
+    more = "".join(
+        f", {words} {result[key]:.{digits}f}{unit}"
+        for key, words, digits, unit in (
+            ("nll", "negative log-likelihood", 4, ""),
+            ("calibration_error", "calibration error", 2, " % (15 bins)"),
+        )
+        if key in result
+    )
     return (
         f"{result['top1']:.2f} % top-1 and {result['top5']:.2f} % top-5 on the {result['split']} split of "
-        f"{result['dataset']}: {result['correct']:,} of {result['n']:,} images, 95 % interval {low} to {high}, "
+        f"{result['dataset']}: {result['correct']:,} of {result['n']:,} images, 95 % interval {low} to {high}{more}, "
         f"measured {result['date']} with {versions}."
     )

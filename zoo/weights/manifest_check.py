@@ -105,6 +105,9 @@ def problem_of_entry(name: str, entry: Any, papers: dict[str, Any], family_of: M
             return problem
     if any(len(result["interval95"]) != 2 for result in entry["results"]):
         return "interval95 has two ends"
+    for result in entry["results"]:
+        if problem := _problem(result, {key: float for key in ("nll", "calibration_error") if key in result}, "result"):
+            return problem
     for source in entry["sources"]:
         kind = source.get("kind")
         if not isinstance(kind, str) or kind not in _SOURCES:
