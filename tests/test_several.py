@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 
+import zoo
 from interruption import same
 from zoo.cli import main
 from zoo.cli.demo import SAMPLE
@@ -268,3 +269,22 @@ def test_half_the_epochs_half_the_schedule(method, options, expected):
     milestones = Recipe(**{**SMALL, "epochs": 100, "sched": "step", "milestones": [1, 40, 80]})
     assert fitted(milestones, 50).milestones == [1, 20, 40]
     assert fitted(load_language_recipe("lstm_small_wikitext2"), 2).epochs == 2
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 3, 7, 19])
+@pytest.mark.parametrize("start", [0, 12, 19])
+def test_in_however_few_epochs_all_is_pruned(epochs, start):
+    options = {"target": 0.9, "start_epoch": start, "every": 2, "prunes": (20 - start + 1) // 2}
+    recipe = fitted(Recipe(**{**SMALL, "epochs": 20}, method="pruned", method_options=options), epochs)
+    network = zoo.layers.make_sparse(torch.nn.Sequential(torch.nn.Conv2d(10, 20, 3)), 0.0)
+    method = zoo.sparsity.make_method("pruned", network, recipe.method_options, torch.Generator())
+    done = [method.after_epoch(epoch) for epoch in range(epochs)]
+    assert sum(record is not None for record in done) == recipe.method_options["prunes"]
+    assert sum(method.active().values()) == pytest.approx(180, abs=20)
+
+
+def test_the_last_rate_is_reached_and_what_is_left_out_is_said():
+    late = Recipe(**{**SMALL, "epochs": 10, "sched": "step", "milestones": [5, 9]})
+    assert fitted(late, 2).milestones == [1, 1] and several._rates(fitted(late, 2)) == 2 < several._rates(late)
+    table = Recipe(**{**SMALL, "epochs": 10, "sched": "step", "lr_table": {0: 0.1, 8: 0.2, 9: 0.3}})
+    assert fitted(table, 3).lr_table == {0: 0.1, 2: 0.3}

@@ -232,3 +232,21 @@ def test_symmetric_kernels_are_contiguous(kind):
         factors = torch.randn(5, 5, 3, 3, dtype=torch.double)
         gradients = [torch.autograd.grad((made * factors).sum(), learned)[0] for made in (kernel, expected)]
         torch.testing.assert_close(*gradients, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", [PDAConv2d, PDBConv2d])
+def test_ensembles_of_torch_func_have_their_branches_apart(kind, stacking):
+    layers = [layer_of(kind, 8, 8).eval() for _ in range(2)]
+    tensors = torch.func.stack_module_state(layers)
+    x = torch.randn(3, 8, 5, 5, dtype=torch.double)
+    both = torch.func.vmap(lambda p, b: torch.func.functional_call(layers[0], (p, b), (x,)))(*tensors)
+    assert not stacking
+    torch.testing.assert_close(both, torch.stack([layer(x) for layer in layers]))
+
+
+def test_a_trace_of_mixed_kernels_takes_any_batch():
+    layer = layer_of(PDBConv2d, 5, 6).eval().fuse()
+    x = torch.randn(3, 5, 9, 8, dtype=torch.double)
+    traced = torch.jit.trace(layer, x)
+    for part in (x, x[:1], torch.cat([x, x])):
+        torch.testing.assert_close(traced(part), layer(part))

@@ -305,7 +305,7 @@ class MixedConv2d(nn.Module):
         that stay in its cache: those of a whole batch may be larger than a network, and memory is slow.
         """
         gates = self.gate(x)
-        if torch.onnx.is_in_onnx_export():
+        if torch.onnx.is_in_onnx_export() or torch.jit.is_tracing():
             return self._mix_outputs(x, gates)
         images, outputs = self._part(x)
         if not images:
@@ -338,7 +338,7 @@ class MixedConv2d(nn.Module):
         return len(x), max(1, self.out_channels * _CACHE // (kernel * len(x)))
 
     def _mix_outputs(self, x: Tensor, gates: Tensor) -> Tensor:
-        """The same sum after the convolutions: an ONNX file fixes the groups, and so could not leave the batch open."""
+        """The same sum after the convolutions, for files and traces, which fix the groups and so the batch."""
         kernels = self.weight.reshape(-1, self.in_channels, 3, 3)
         y = F.conv2d(x, kernels, self.bias.flatten(), self.stride, 1).unflatten(1, (-1, self.out_channels))
         return (y * gates[:, :, None, None, None]).sum(1)

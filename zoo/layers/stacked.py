@@ -37,6 +37,8 @@ def can_stack(modules: Sequence[nn.Module], pairs: Sequence[tuple[nn.Conv2d, nn.
     """
     if len(pairs) < 2 or _has_any_global_hook() or any(_is_watched(module) for module in modules):
         return False
+    if torch._C._functorch.peek_interpreter_stack() is not None:  # torch.func has rules of its own for buffers
+        return False
     convs, bns = zip(*pairs, strict=True)
     return (
         all(type(conv) is nn.Conv2d and _is_plain(conv) for conv in convs)

@@ -30,6 +30,7 @@ from .interruption import Interrupted, Interruption
 from .learner import Learner, build_network
 from .loop import own_stream, run_steps
 from .recipe import Recipe
+from .schedule import rate_table
 from .tally import StepClock, Tally
 
 TRIAL = 20.0
@@ -221,23 +222,28 @@ def fitted(recipe: Any, epochs: int) -> Any:
     def less(number: Any) -> int:
         return max(round(float(number) * share), min(int(float(number)), 1))
 
+    def epoch(number: Any) -> int:  # what begins before the end goes on doing so, if need be together with the next
+        return less(number) if float(number) >= recipe.epochs else min(less(number), max(epochs - 1, 1))
+
     def table(values: Mapping[Any, Any]) -> dict[int, Any]:
-        return {less(key): values[key] for key in sorted(values, key=int)}
+        return {epoch(key): values[key] for key in sorted(values, key=int)}
 
     options = dict(recipe.method_options)
-    for key in options.keys() & {"stop_epoch", "end_iteration", "start_epoch"}:
+    for key in options.keys() & {"stop_epoch", "end_iteration"}:
         options[key] = None if options[key] is None else less(options[key])
     for key in options.keys() & {"period", "temperature"}:
         options[key] = table(options[key]) if isinstance(options[key], Mapping) else options[key]
     if recipe.method == "pruned":  # all of it is pruned within the epochs, if need be in fewer parts
-        every, prunes = int(options.get("every", 2)), int(options.get("prunes", 20))
-        options["every"] = max(int(every * share), 1)
-        options["prunes"] = min(prunes, int(every * (prunes - 1) * share / options["every"]) + 1)
+        start = min(round(int(options.get("start_epoch", 0)) * share), epochs - 1)
+        whole, prunes = int(options.get("every", 2)), int(options.get("prunes", 20))
+        every, span = max(int(whole * share), 1), min(int(whole * (prunes - 1) * share), epochs - 1 - start)
+        prunes = min(prunes, span // every + 1)
+        options |= {"every": every, "prunes": prunes} | ({"start_epoch": start} if "start_epoch" in options else {})
     return replace(
         recipe,
         epochs=epochs,
         warmup_epochs=recipe.warmup_epochs * share,
-        milestones=[less(milestone) for milestone in recipe.milestones],
+        milestones=[epoch(milestone) for milestone in recipe.milestones],
         lr_table=table(recipe.lr_table),
         method_options=options,
     )
@@ -257,13 +263,21 @@ def _fit(runs: Sequence[Run], processes: Processes, load: Callable[..., Any], en
     rest = sum(1 - done / epochs for done, epochs in (run_progress(run.output) for run in begun))
     share = (KEPT * pace * (end - time.monotonic()) * len(new + begun) - rest) / len(new)
     for run in new:
-        whole = run.recipe.epochs
+        wanted, whole = run.recipe, run.recipe.epochs
         run.recipe = fitted(run.recipe, min(max(int(whole * share), 1), whole))
-        print(f"{run.output.name}: {run.recipe.epochs} of {whole} epochs fit into the time", file=sys.stderr)
+        fit, lost = f"{run.output.name}: {run.recipe.epochs} of {whole} epochs fit into the time", ""
+        if (kept := _rates(run.recipe)) < (rates := _rates(wanted)):
+            lost = f"; too few for its schedule: {kept} of its {rates} learning rates are used"
+        print(fit + lost, file=sys.stderr)
         try:
             checkpoint.write(json.dumps(run.recipe.to_dict(), indent=2).encode() + b"\n", run.output / "recipe.json")
         except ZooError as error:
             run.fail(error)
+
+
+def _rates(recipe: Recipe) -> int:
+    """How many learning rates a step recipe comes to; 1 of a cosine."""
+    return sum(epoch < recipe.epochs for epoch in rate_table(recipe)) if recipe.sched == "step" else 1
 
 
 def _pace(runs: Sequence[Run], processes: Processes, load: Callable[..., Any], end: float, told: Interruption) -> float:
