@@ -11,12 +11,13 @@ import pytest
 import torch
 import yaml
 
-import zoo
 from interruption import same
 from zoo.cli import main
 from zoo.cli.demo import SAMPLE
 from zoo.data.arrays import read_idx
 from zoo.language.recipe import load_language_recipe
+from zoo.layers import make_sparse
+from zoo.sparsity import make_method
 from zoo.training import checkpoint, loop, several
 from zoo.training.interruption import Interruption
 from zoo.training.learner import Learner
@@ -276,8 +277,8 @@ def test_half_the_epochs_half_the_schedule(method, options, expected):
 def test_in_however_few_epochs_all_is_pruned(epochs, start):
     options = {"target": 0.9, "start_epoch": start, "every": 2, "prunes": (20 - start + 1) // 2}
     recipe = fitted(Recipe(**{**SMALL, "epochs": 20}, method="pruned", method_options=options), epochs)
-    network = zoo.layers.make_sparse(torch.nn.Sequential(torch.nn.Conv2d(10, 20, 3)), 0.0)
-    method = zoo.sparsity.make_method("pruned", network, recipe.method_options, torch.Generator())
+    network = make_sparse(torch.nn.Sequential(torch.nn.Conv2d(10, 20, 3)), 0.0)
+    method = make_method("pruned", network, recipe.method_options, torch.Generator())
     done = [method.after_epoch(epoch) for epoch in range(epochs)]
     assert sum(record is not None for record in done) == recipe.method_options["prunes"]
     assert sum(method.active().values()) == pytest.approx(180, abs=20)
