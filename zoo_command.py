@@ -5,6 +5,9 @@ which takes seconds to import, and lists, facts and help pages do not. In a proc
 its parts when they are used.
 """
 
+import importlib
+import sys
+
 running = False
 """Whether this process is the command."""
 
@@ -16,3 +19,7 @@ def main() -> int:
     from zoo.cli import main
 
     return main()
+
+
+if __name__ == "__main__":
+    sys.exit(importlib.import_module("zoo_command").main())  # the module that zoo looks at, not this second one

@@ -134,6 +134,10 @@ def standing(weights: dict[str, dict]) -> str:
         best = [row for row in front(mine + theirs, axis) if not row["source"]]
         named = ", ".join(_called(row, axis) for row in best) or "none"
         lines.append(f"- By {title}, of ours on the front of all sizes: {named}.")
+    lines.append(
+        "- Beside one zoo at a time, of ours those from 0.1 to 3 million parameters that none of ours surpasses, and"
+    )
+    lines[-1] += " of theirs those whose parameters are stated:"
     for source, about in sources.items():
         others = [row for row in theirs if row["source"] == source and row["parameters"]]
         if not others:
@@ -141,10 +145,10 @@ def standing(weights: dict[str, dict]) -> str:
         chosen = front([row for row in mine if 100_000 <= row["parameters"] <= 3_000_000])
         behind = [row for row in chosen if better(row, others)]
         ahead = [row for row in chosen if row not in behind and any(better(other, [row]) for other in others)]
-        parts = [f"ahead of some of theirs, behind none: {_names(ahead)}"] if ahead else []
-        parts += [f"**behind**: {_names(behind)}"] if behind else []
-        rest = "; ".join(parts) or "none of ours compares: theirs are larger and more accurate"
-        lines.append(f"- Beside {about['title'].split(',')[0]}, with no more parameters, {rest}.")
+        parts = [f"**ahead** of one that has more parameters, behind none: {_names(ahead)}"] if ahead else []
+        parts += [f"**behind** one that has no more: {_names(behind)}"] if behind else []
+        rest = "; ".join(parts) or "none of ours is ahead of a larger one, or behind one that is no larger"
+        lines.append(f"  - {about['title'].split(',')[0]}: {rest}.")
     return "\n".join(lines) + "\n"
 
 

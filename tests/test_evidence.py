@@ -381,7 +381,7 @@ def test_the_manifests_seeds_are_stated(capsys):
     assert main(["compare", twin, name]) == 0
     printed = capsys.readouterr().out
     gaps = comparing.seed_spread(*(weights()[n]["seeds"] for n in (twin, name)))
-    assert f"the difference is {gaps['mean']:+.2f} ± {gaps['std']:.2f}" in printed
+    assert f"the difference is {gaps['mean']:+.3f} ± {gaps['std']:.3f}" in printed
 
 
 # ---- corruptions ----
@@ -458,9 +458,9 @@ def test_the_page_is_made_of_the_facts_and_says_where_ours_are_behind(monkeypatc
     assert [r["parameters"] for r in evidence_page.front(theirs)] == [500_000, 900_000]
     monkeypatch.setattr(evidence_page, "published", lambda: ({"x": {"title": "X, README"}}, theirs))
     for top1, parameters, words in (
-        (94.0, 400_000, "ahead of some of theirs, behind none: `n400000`"),
-        (94.0, 950_000, "**behind**: `n950000`"),
-        (91.0, 300_000, "none of ours compares"),
+        (94.0, 400_000, "**ahead** of one that has more parameters, behind none: `n400000`"),
+        (94.0, 950_000, "**behind** one that has no more: `n950000`"),
+        (91.0, 300_000, "none of ours is ahead of a larger one"),
     ):
         mine = [row(top1, parameters, "")]
         monkeypatch.setattr(evidence_page, "ours", lambda _, mine=mine: mine)

@@ -27,7 +27,9 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     listing.add_argument("--pretrained", action="store_true", help="one line per weight (arch.tag)")
     listing.add_argument("--family", metavar="NAME", help="of this family only")
     listing.add_argument("--dataset", metavar="NAME", help="weights trained on this data set only")
-    listing.add_argument("--max-params", metavar="N", help="of at most so many parameters, such as 500k or 1.5M")
+    listing.add_argument(
+        "--max-params", metavar="N", help="that store at most so many parameters (zeros too), such as 500k"
+    )
     listing.add_argument("--min-top1", metavar="PERCENT", help="weights that were measured at this or better only")
     listing.add_argument(
         "--sort",

@@ -128,8 +128,11 @@ def _train_several(
     seeds: list[dict[str, int]],
     folders: dict[str, str],
 ) -> int:
+    from ..training.checkpoint import occupied
     from ..training.several import Run, train_several
 
+    if is_file(Path(options.output) / "checkpoint.pt"):
+        raise occupied(Path(options.output))
     names = [
         Path(name).stem + "".join(f"-seed{s}" for s in seed.values()) for name in options.recipes for seed in seeds
     ]

@@ -50,6 +50,7 @@ class Comparison:
     interval: tuple[float, float]
     p_value: float
     seeds: dict[str, Any]
+    of: int
 
     @property
     def is_clear(self) -> bool:
@@ -91,6 +92,7 @@ def compare(first: Predictions, second: Predictions, seeds: dict[str, Any] | Non
         interval=(round(100 * low, 2), round(100 * high, 2)),
         p_value=mcnemar(only_first, only_second),
         seeds=seeds or {},
+        of=first.of,
     )
 
 
@@ -241,6 +243,7 @@ def comparison_text(comparisons: Sequence[Comparison]) -> str:
     first = comparisons[0]
     n, right = first.n, first.both + first.only_first
     lines = [f"against {first.first}: {right:,} of {n:,} images of {first.dataset} right, {100 * right / n:.2f} %"]
+    lines[0] += f" (only the first {n:,} of {first.of:,} images)" if n < first.of else ""
     rows = [
         [
             c.second,
@@ -259,7 +262,7 @@ def comparison_text(comparisons: Sequence[Comparison]) -> str:
     for c in comparisons:
         if c.seeds:
             runs = f"over the seeds {', '.join(map(str, c.seeds['seeds']))} of both"
-            lines.append(f"{c.second}: {runs} the difference is {c.seeds['mean']:+.2f} ± {c.seeds['std']:.2f}")
+            lines.append(f"{c.second}: {runs} the difference is {c.seeds['mean']:+.3f} ± {c.seeds['std']:.3f}")
     if not all(c.seeds for c in comparisons):
         lines.append("Without several seeds of both, the interval is about other images, not about another training.")
     return "\n".join(lines)

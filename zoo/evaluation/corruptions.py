@@ -98,7 +98,7 @@ def choose_corruptions(words: str, severities: Sequence[int] = SEVERITIES) -> tu
         if name not in known:
             raise UnknownNameError(f"No corruption is called {name!r}: choose of {', '.join(known)}, or all.")
     if not names or not severities or not {*severities} <= {*SEVERITIES}:
-        raise ZooError("Name at least one corruption, and severities from 1 to 5.")
+        raise ZooError("--corruptions needs one name or more, or all; and --severity numbers from 1 to 5.")
     problems, sound = {}, []
     for name in dict.fromkeys(names):
         try:
