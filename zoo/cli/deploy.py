@@ -5,7 +5,7 @@ import json
 import sys
 
 from ..data.catalog import DATASETS
-from ..deploy.engines import ENGINES, PRECISIONS
+from ..deploy.engines import AUTO, ENGINES, PRECISIONS
 from .evaluate import CHECKPOINT, NETWORK, named
 
 
@@ -19,7 +19,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("name", help=NETWORK)
     parser.add_argument("--checkpoint", metavar="FILE", help=CHECKPOINT)
-    parser.add_argument("--engine", choices=list(ENGINES), required=True)
+    parser.add_argument("--engine", choices=[*ENGINES, AUTO], required=True, help="auto: the fastest for one image")
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32")
     parser.add_argument("--accuracy", action="store_true", help="measure the test set too; needs --data")
     parser.add_argument("--data", metavar="DIR", help="folder of the data set")
@@ -32,9 +32,9 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 def _deploy(options: argparse.Namespace) -> None:
     from ..deploy.card import figures
     from ..deploy.deploy import deploy
-    from ..deploy.engines import check_engine
+    from ..deploy.engines import usable_engines
 
-    check_engine(options.engine, options.precision)
+    usable_engines(options.engine, options.precision)
     found = named(options)
     folder = options.output or f"{found.name}-{options.engine}-{options.precision}"
     about = {"data": options.data, "dataset": options.dataset or "", "accuracy": options.accuracy}

@@ -47,6 +47,12 @@ def figures(facts: dict[str, Any]) -> str:
         "",
         *_speed_lines(facts["speed"]),
     ]
+    if "left_out" in facts:
+        others = [
+            f"{ENGINES[name].title} was not tried ({why.rstrip('.')})." for name, why in facts["left_out"].items()
+        ]
+        chosen = f"`--engine auto` took {ENGINES[facts['engine']].title}: its median is the lowest for one image."
+        lines += ["", " ".join([chosen, *others])]
     return "\n".join(lines)
 
 

@@ -29,7 +29,7 @@ from ..reparam.record import random_images
 from ..version import __version__
 from ..weights.manifest import weights
 from .card import card
-from .engines import ENGINES, check_engine
+from .engines import AUTO, ENGINES, usable_engines
 from .run_script import preparation, run_script
 from .speed import speeds
 
@@ -54,7 +54,7 @@ def deploy(
     Args:
         found: The network, as :func:`zoo.named.load_named` gives it.
         folder: Of the result.
-        engine: A name of :data:`.engines.ENGINES`.
+        engine: A name of :data:`.engines.ENGINES`, or ``auto``: the one that here takes the least time for one image.
         precision: ``fp32`` or ``bf16``.
         data: Folder of the data set.
         dataset: Its name; by default what the network was trained on.
@@ -68,14 +68,14 @@ def deploy(
             classifier of images that ``run.py`` can prepare, or the data do not fit.
     """
     folder = _own_place(Path(folder).expanduser())
-    check_engine(engine, precision)
+    names, left_out = usable_engines(engine, precision)
     dataset = dataset or found.dataset
     if accuracy and not (data and dataset):
         missing = "--data DIR, the folder of the data set" if dataset else "--dataset NAME and --data DIR"
         raise ZooError(f"{found.name}: to measure the accuracy add {missing}.")
     config = resolve_data_config(model=found.model)
     facts = {"producer": _PRODUCER, "version": __version__, "name": found.name}
-    facts |= {"engine": engine, "precision": precision, "file": ENGINES[engine].file}
+    facts |= {"engine": engine, "precision": precision}  # of auto: until it is measured
     facts |= preparation(config, found.name) | {"classes": label_names(found.model, found.dataset)}
     if weight := weight_of(found.model, found.name):
         facts |= {"licence": weights()[weight]["licence"]}
@@ -84,12 +84,14 @@ def deploy(
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         part.mkdir()
-        run, measured = _make(found, part / facts["file"], engine, precision)
+        run, measured = _make(found, part, names, precision)
         facts |= measured
+        if engine == AUTO:
+            facts["left_out"] = left_out
         if accuracy:
             facts["accuracy"] = _accuracy(found, run, dataset, data)
-        module = _module(engine)
-        texts = {"run.py": run_script(module.LOAD, ENGINES[engine].runs_with), FACTS: json.dumps(facts, indent=2)}
+        script = run_script(_module(facts["engine"]).LOAD, ENGINES[facts["engine"]].runs_with)
+        texts = {"run.py": script, FACTS: json.dumps(facts, indent=2)}
         for name, text in (texts | {"README.md": card(facts)}).items():
             (part / name).write_text(text + "\n" * (not text.endswith("\n")), encoding="utf-8")
         _put(part, folder)
@@ -105,25 +107,35 @@ def _module(engine: str) -> Any:
 
 
 def _make(
-    found: Named, path: Path, engine: str, precision: str
+    found: Named, part: Path, engines: list[str], precision: str
 ) -> tuple[Callable[[np.ndarray], np.ndarray], dict[str, Any]]:
-    """Write the file; what runs it, and how much its scores differ and how long it takes."""
-    model, module = found.model, _module(engine)
-    forms = {"batch_norm": "fold", "reuse": "unroll"}
-    record = module.write(model, path, precision, name=found.name, dataset=found.dataset, sha256=found.sha256, **forms)
-    run = module.load(path, torch.get_num_threads())
+    """Write the file of each engine and time all in turn; what runs the fastest, which stays, and what was measured."""
+    model, runs, macs = found.model, {}, 0
+    about = {"name": found.name, "dataset": found.dataset, "sha256": found.sha256}
+    for engine in engines:
+        path = part / engine / ENGINES[engine].file
+        module = _module(engine)
+        record = module.write(model, path, precision, **about, batch_norm="fold", reuse="unroll")
+        runs[engine], macs = module.load(path, torch.get_num_threads(), precision), record.after.macs
     images = random_images(model, 8, 2).float()
-    expected, scores = outputs_of(model, images), run(images.numpy())
-    if len(expected) != 1 or expected[0].shape != scores.shape or scores.ndim != 2:
+    (expected, *others), found_scores = outputs_of(model, images), {e: run(images.numpy()) for e, run in runs.items()}
+    if others or any(expected.shape != scores.shape or scores.ndim != 2 for scores in found_scores.values()):
         raise ZooError(f"{found.name}: a network that gives scores (batch, classes) is needed.")
-    absolute, relative = gap_of(expected[0], torch.from_numpy(scores))
-    plain = reparameterize(model)
-    runs = {"plain network, eager": _eager(plain), "as named, eager": _eager(model), "this folder": run}
-    return run, {
-        "bytes": path.stat().st_size,
-        "versions": {name: importlib.metadata.version(name) for name in ("torch", "timm", *ENGINES[engine].needs)},
+    eager = {"plain network, eager": _eager(reparameterize(model)), "as named, eager": _eager(model)}
+    titled = {ENGINES[engine].title: run for engine, run in runs.items()}
+    times = speeds(eager | titled, tuple(images.shape[1:]), macs)
+    best = min(engines, key=lambda engine: times[0]["ratios"].get(ENGINES[engine].title, {}).get("median", 0))
+    (part / best / ENGINES[best].file).rename(part / ENGINES[best].file)
+    for engine in engines:
+        shutil.rmtree(part / engine)
+    absolute, relative = gap_of(expected, torch.from_numpy(found_scores[best]))
+    return runs[best], {
+        "engine": best,
+        "file": ENGINES[best].file,
+        "bytes": (part / ENGINES[best].file).stat().st_size,
+        "versions": {name: importlib.metadata.version(name) for name in ("torch", "timm", *ENGINES[best].needs)},
         "scores": {"images": "8 random", "max_absolute": absolute, "max_relative": relative},
-        "speed": speeds(runs, tuple(images.shape[1:]), record.after.macs),
+        "speed": times,
     }
 
 

@@ -8,6 +8,9 @@ from ..extras import DISTRIBUTION
 
 PRECISIONS = ("fp32", "bf16", "int8")
 
+AUTO = "auto"
+"""In place of an engine's name: the fastest for one image."""
+
 
 @dataclass(frozen=True)
 class Engine:
@@ -40,7 +43,7 @@ ENGINES = {
         "",
         "torch",
         ("fp32", "bf16"),
-        {"int8": "take --engine onnxruntime, or --precision fp32 or bf16"},
+        {"int8": "take --precision fp32 or bf16"},
     ),
     "onnxruntime": Engine(
         "ONNX Runtime",
@@ -50,11 +53,44 @@ ENGINES = {
         "onnxruntime",
         ("fp32",),
         {
-            "bf16": "it has no convolutions in bfloat16 on CPUs; take --engine torch, or --precision fp32",
+            "bf16": "it has no convolutions in bfloat16 on CPUs; take --engine torch or openvino, or --precision fp32",
             "int8": "take --precision fp32",
         },
     ),
+    "openvino": Engine(
+        "OpenVINO",
+        "model.onnx",
+        ("onnx", "onnxscript", "onnxruntime", "openvino"),
+        "openvino",
+        "openvino",
+        ("fp32", "bf16"),
+        {"int8": "take --precision fp32 or bf16"},
+    ),
 }
+
+
+def usable_engines(name: str, precision: str) -> tuple[list[str], dict[str, str]]:
+    """An engine, if it is installed and has a precision on this CPU; of ``auto`` all that are.
+
+    Returns:
+        Their names, and for ``auto`` by name why others are not among them.
+
+    Raises:
+        ZooError: If there is none: in one line, what to install or to take instead.
+    """
+    if name != AUTO:
+        check_engine(name, precision)
+        return [name], {}
+    left_out: dict[str, str] = {}
+    for engine in ENGINES:
+        try:
+            check_engine(engine, precision)
+        except ZooError as error:
+            left_out[engine] = str(error)
+    names = [engine for engine in ENGINES if engine not in left_out]
+    if not names:
+        raise ZooError(f"No engine has --precision {precision} here: " + " ".join(left_out.values()))
+    return names, left_out
 
 
 def check_engine(name: str, precision: str) -> None:

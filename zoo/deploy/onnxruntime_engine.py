@@ -27,13 +27,13 @@ def write(model: nn.Module, path: Path, precision: str, **about: Any) -> Equival
     Args:
         model: In eval mode.
         path: The file.
-        precision: ``fp32``.
+        precision: The file is of float32 for every one.
         **about: As of :func:`zoo.reparam.export.export`.
     """
     return export(model, path, "onnx", **about)
 
 
-def load(path: Path, threads: int) -> Callable[[np.ndarray], np.ndarray]:
+def load(path: Path, threads: int, precision: str) -> Callable[[np.ndarray], np.ndarray]:
     """What runs the file, with so many threads."""
     runtime = require("onnxruntime", "export")
     options = runtime.SessionOptions()

@@ -52,7 +52,7 @@ def write(model: nn.Module, path: Path, precision: str, **about: Any) -> Equival
         return export(model, path, "torch-export", **options, **about)
 
 
-def load(path: Path, threads: int) -> Callable[[np.ndarray], np.ndarray]:
+def load(path: Path, threads: int, precision: str) -> Callable[[np.ndarray], np.ndarray]:
     """What runs the file; ``threads`` are those of this process."""
     network = torch.export.load(path).module()
 
