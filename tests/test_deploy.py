@@ -105,7 +105,12 @@ def test_what_a_file_gets_wrong_is_in_the_card(tmp_path, quick, monkeypatch):
     """A file whose scores are shifted by a class."""
     module = deploying._module("torch")
     load = module.load
-    monkeypatch.setattr(module, "load", lambda *words: lambda x: np.roll(load(*words)(x), 1, 1))
+
+    def shifted(*words):
+        run = load(*words)
+        return lambda x: np.roll(run(x), 1, 1)
+
+    monkeypatch.setattr(module, "load", shifted)
     assert deploy(NAME, "--engine", "torch", "--accuracy", "--data", SAMPLE, "-o", tmp_path / "made") == 0
     found = json.loads((tmp_path / "made" / "network.json").read_text())
     accuracy = found["accuracy"]
