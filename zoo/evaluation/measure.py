@@ -117,7 +117,9 @@ def measure_again(
             measured += 1
             same = (found.correct, found.n) == (known["correct"], known["n"])
             problem, ties = _against_predictions(name, known, found, cache_dir)
-            others = _other_figures(known, found)
+            # a file of predictions of other images says that these figures are of other images too
+            comparable = ties is not None or predictions_here(name, cache_dir) is None
+            others = _other_figures(known, found) if comparable else ""
             verdict = "NOT its predictions" if problem else "the manifest's, to the image"
             if ties and not problem:
                 verdict = f"the manifest's, but for {ties} {'tie' if ties == 1 else 'ties'} within rounding"
