@@ -70,9 +70,9 @@ with numpy 2 and scikit-image 0.26 that is `glass_blur`, `fog` and `gaussian_blu
 pixels that the package asks for, and the green channel of the result is taken.
 """
 
-ROBUST = """Of the weights at the head of the README that are ours, collapsed: top-1 % on the first {n:,} test images
-as they are, and with each of {count} corruptions at severity {severity} ({made}; seed {seed}): {names}. This is not
-CIFAR-10-C, and with {n:,} images the interval of each figure reaches up to three points either way. Each
+ROBUST = """Those of our weights at the head of the README that were measured so, collapsed: top-1 % on the first {n:,}
+test images as they are, and with each of {count} corruptions at severity {severity} ({made}; seed {seed}): {names}.
+This is not CIFAR-10-C, and with {n:,} images the interval of each figure reaches up to three points either way. Each
 line is of the `--results` of
 `zoo validate NAME --dataset SET --data DIR --collapsed --corruptions all --severity {severity} --limit {n}`
 (`docs/corruptions.csv`).
