@@ -3,6 +3,7 @@
 import errno
 import os
 import secrets
+import shutil
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -99,3 +100,25 @@ def write_atomically(content: bytes | Callable[[BinaryIO], object], path: Path, 
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def replace_folder(part: Path, folder: Path) -> None:
+    """Give a finished folder its name; the one that has it stays until then, and if that fails.
+
+    Args:
+        part: The new folder, on the same disk.
+        folder: Its place.
+
+    Raises:
+        OSError: If it cannot be put there.
+    """
+    old = part.with_suffix(".old")
+    if folder.exists():
+        folder.rename(old)
+    try:
+        part.rename(folder)
+    except OSError:
+        if old.exists():
+            old.rename(folder)
+        raise
+    shutil.rmtree(old, ignore_errors=True)

@@ -21,6 +21,7 @@ from ..evaluation.predict import label_names
 from ..evaluation.predictions import Predictions
 from ..evaluation.validate import validate
 from ..extras import DISTRIBUTION
+from ..files import replace_folder
 from ..named import Named
 from ..outputs import gap_of, outputs_of
 from ..reparam import reparameterize
@@ -94,7 +95,7 @@ def deploy(
         texts = {"run.py": script, FACTS: json.dumps(facts, indent=2)}
         for name, text in (texts | {"README.md": card(facts)}).items():
             (part / name).write_text(text + "\n" * (not text.endswith("\n")), encoding="utf-8")
-        _put(part, folder)
+        replace_folder(part, folder)
     except OSError as error:
         raise ZooError(f"{error.filename or folder}: cannot be written ({error.strerror or error}).") from None
     finally:
@@ -190,17 +191,3 @@ def _own_place(folder: Path) -> Path:
     except (OSError, ValueError):
         raise ZooError(f"{folder} holds files that zoo deploy did not write: give another name.") from None
     return folder
-
-
-def _put(part: Path, folder: Path) -> None:
-    """Give a finished folder its name; the one before it stays until then."""
-    old = part.with_suffix(".old")
-    if folder.exists():
-        folder.rename(old)
-    try:
-        part.rename(folder)
-    except OSError:
-        if old.exists():
-            old.rename(folder)
-        raise
-    shutil.rmtree(old, ignore_errors=True)

@@ -14,8 +14,7 @@ from ..weights.manifest import full_name, predictions_facts, weights
 from .measure import measure
 from .predictions import Predictions, different_images, read_predictions
 from .results import table
-
-_Z = 1.959963984540054  # the standard normal's 97.5 % point
+from .validate import wilson_bounds
 
 
 @dataclass(frozen=True)
@@ -114,7 +113,7 @@ def paired_interval(both: int, only_first: int, only_second: int, neither: int) 
     """
     e, f, g, h = both, only_second, only_first, neither
     n = e + f + g + h
-    (low2, high2), (low1, high1) = _wilson(e + f, n), _wilson(e + g, n)
+    (low2, high2), (low1, high1) = wilson_bounds(e + f, n), wilson_bounds(e + g, n)
     p2, p1 = (e + f) / n, (e + g) / n
     margins = (e + f) * (g + h) * (e + g) * (f + h)
     product = e * h - f * g
@@ -129,12 +128,6 @@ def paired_interval(both: int, only_first: int, only_second: int, neither: int) 
 
     difference = p2 - p1
     return difference - joined(p2 - low2, high1 - p1), difference + joined(high2 - p2, p1 - low1)
-
-
-def _wilson(hits: int, n: int) -> tuple[float, float]:
-    p, square = hits / n, _Z * _Z
-    half = _Z * math.sqrt(p * (1 - p) / n + square / (4 * n * n))
-    return (p + square / (2 * n) - half) / (1 + square / n), (p + square / (2 * n) + half) / (1 + square / n)
 
 
 def mcnemar(only_first: int, only_second: int) -> float:

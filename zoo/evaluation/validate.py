@@ -182,11 +182,20 @@ def _array_batches(
         yield (batch.float() / 255 - mean) / std, target
 
 
-def wilson(hits: int, n: int, z: float = 1.959964) -> tuple[float, float]:
-    """95 % interval of a proportion (Wilson 1927), in percent with two digits."""
-    p, centre = hits / n, z * z / (2 * n)
-    half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return tuple(round(100 * (p + centre + sign * half) / (1 + z * z / n), 2) for sign in (-1, 1))
+Z = 1.959963984540054
+"""97.5 % point of the standard normal distribution: what makes an interval one of 95 %."""
+
+
+def wilson(hits: int, n: int) -> tuple[float, float]:
+    """95 % interval of a proportion, in percent with two digits; see :func:`wilson_bounds`."""
+    return tuple(round(100 * end, 2) for end in wilson_bounds(hits, n))
+
+
+def wilson_bounds(hits: int, n: int) -> tuple[float, float]:
+    """95 % interval of a proportion (Wilson 1927), as parts of 1."""
+    p, centre = hits / n, Z * Z / (2 * n)
+    half = Z * math.sqrt(p * (1 - p) / n + Z * Z / (4 * n * n))
+    return tuple((p + centre + sign * half) / (1 + Z * Z / n) for sign in (-1, 1))
 
 
 def versions() -> dict[str, str]:

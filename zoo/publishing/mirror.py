@@ -18,7 +18,7 @@ from typing import Any
 from tqdm import tqdm
 
 from ..errors import HashMismatchError, WeightError
-from ..files import read_file, write_atomically
+from ..files import read_file, replace_folder, write_atomically
 from ..own_folders import own_folder
 from ..weights.cached import locked
 from ..weights.card import model_card
@@ -217,10 +217,7 @@ def _place(folder: Path, repo: str, commit: str, files: dict[str, File], listed:
             if size_and_sha256(temporary / file) != listed[file]:
                 raise WeightError(f"{repo}/{file} changed while it was copied. Run the command again.")
         target.parent.mkdir(parents=True, exist_ok=True)
-        if target.exists():
-            target.replace(temporary.with_suffix(".old"))
-        temporary.replace(target)
-        shutil.rmtree(temporary.with_suffix(".old"), ignore_errors=True)
+        replace_folder(temporary, target)
     main = target.with_name("main")
     if not main.is_symlink() or str(main.readlink()) != commit:
         link = target.with_name(".main")
