@@ -3,6 +3,8 @@
 import argparse
 import sys
 
+from zoo.cli.evaluate import add_precision, precision
+from zoo.distributed import Processes, together
 from zoo.errors import ZooError
 from zoo.evaluation.measure import accuracy_table, class_table, measure
 from zoo.evaluation.results import write_results
@@ -24,24 +26,31 @@ def main(description: str, *datasets: str) -> int:
     parser.add_argument("--data", required=True, metavar="DIR", help="folder of the data set")
     parser.add_argument("--batch-size", type=int, help="images per step (64; 256 on a GPU)")
     parser.add_argument("--device", default="", help="cpu, cuda, ... (the GPU if there is one)")
+    add_precision(parser)
     parser.add_argument("--collapsed", action="store_true", help="measure the networks' collapsed forms")
     parser.add_argument("--checkpoint", metavar="FILE", help="weights of the one architecture named")
     parser.add_argument("--results", metavar="FILE", help="also write the figures to FILE.json or FILE.csv")
     parser.add_argument("--predictions", metavar="FILE", help="also keep class and score of every image in FILE.npz")
     parser.add_argument("--per-class", action="store_true", help="also print the accuracy of every class")
-    options = vars(parser.parse_args())
-    names, data, file = options.pop("name"), options.pop("data"), options.pop("results")
-    per_class = options.pop("per_class")
+    options = parser.parse_args()
     try:
-        if file and not file.endswith((".json", ".csv")):
-            raise ZooError(f"{file}: results are written as .json or .csv; give the file one of these endings.")
-        results = measure(names, options.pop("dataset"), data, **options)
-        print(accuracy_table(results))
-        if per_class:
-            print(class_table(results))
-        if file:
-            write_results(results, file)
+        with together(options.device) as processes:
+            _measure(options, processes)
     except ZooError as error:
         print(error, file=sys.stderr)
         return 1
     return 0
+
+
+def _measure(options: argparse.Namespace, processes: Processes) -> None:
+    if options.results and not options.results.endswith((".json", ".csv")):
+        raise ZooError(f"{options.results}: results are written as .json or .csv; give the file one of these endings.")
+    names = ("collapsed", "checkpoint", "batch_size", "predictions")
+    chosen = {name: getattr(options, name) for name in names} | precision(options)
+    results = measure(options.name, options.dataset, options.data, processes=processes, **chosen)
+    if processes.first:
+        print(accuracy_table(results))
+        if options.per_class:
+            print(class_table(results))
+        if options.results:
+            write_results(results, options.results)

@@ -150,6 +150,10 @@ def test_many_classes_need_two_bytes(measured):
     ("change", "message"),
     [
         (lambda path: path.write_bytes(path.read_bytes()[:-30]), "not a file of predictions"),
+        *(
+            (lambda path, n=n: path.write_bytes(path.read_bytes()[:n]), "truncated after .* fetch it again")
+            for n in (-1, 99, 0)
+        ),
         (lambda path: path.write_bytes(b"\0" * 100), "not a file of predictions"),
         (lambda path: np.savez(path, prediction=np.zeros(3)), "no item named 'name.npy'"),
         (lambda path: member(path, "score", np.array([None, 1])), "not a file of predictions"),

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image, UnidentifiedImageError
 from timm.data import ImageNetInfo, create_transform
 from timm.data.readers.img_extensions import get_img_extensions
@@ -115,13 +116,34 @@ def _orientation(image: Image.Image) -> int | None:
     return None
 
 
-def evaluation_transform(config: dict[str, Any]) -> Callable[[Image.Image], Tensor]:
+def evaluation_transform(config: dict[str, Any], normalise: bool = True) -> Callable[[Image.Image], Tensor]:
     """timm's transform for evaluation: resize, centre crop, normalise.
 
     Args:
         config: As ``timm.data.resolve_data_config`` gives it.
+        normalise: Without it the result is uint8, for :func:`normalised`.
     """
-    return create_transform(**config, is_training=False)
+    return create_transform(**config, is_training=False, use_prefetcher=not normalise)
+
+
+def normalised(
+    images: Tensor, config: dict[str, Any], device: str | torch.device = "cpu", channels_last: bool = False
+) -> Tensor:
+    """A batch as a network takes it; on a CPU the same values as image by image, in less time.
+
+    Args:
+        images: uint8, (batch, channels, height, width).
+        config: Has ``mean`` and ``std`` of each channel, for pixels from 0 to 1.
+        device: Where to compute; bytes travel there, not floats.
+        channels_last: Lay the result out so.
+
+    Returns:
+        float32, of the same shape, on the device.
+    """
+    mean, std = (torch.tensor(config[key], device=device).view(-1, 1, 1) for key in ("mean", "std"))
+    images = images.to(device)
+    images = images.contiguous(memory_format=torch.channels_last) if channels_last else images
+    return images.float().div_(255).sub_(mean).div_(std)
 
 
 class ImageFolder(Dataset):
@@ -217,13 +239,26 @@ def _files(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
             yield path
 
 
-def image_folder_loader(folder: str | Path, config: dict[str, Any], batch_size: int) -> "ClearErrors":
+def image_folder_loader(
+    folder: str | Path,
+    config: dict[str, Any],
+    batch_size: int,
+    *,
+    device: str | torch.device = "cpu",
+    channels_last: bool = False,
+    part: slice = slice(None),
+) -> "ClearErrors":
     """A loader over photographs in ImageNet form, every image once, in order.
+
+    Worker processes decode, resize and crop; what they hand over are bytes, which are normalised batch by batch.
 
     Args:
         folder: See :class:`ImageFolder`; ``val``, ``validation`` or ``images`` below it is found by itself.
         config: As ``timm.data.resolve_data_config`` gives it.
         batch_size: Images per batch.
+        device: Where the images go.
+        channels_last: Lay the images out so.
+        part: Of the batches, those that are wanted; no others are read.
 
     Returns:
         Yields images (batch, channels, height, width), float32, normalised, and labels (batch,), int64. Its ``dataset``
@@ -233,8 +268,12 @@ def image_folder_loader(folder: str | Path, config: dict[str, Any], batch_size: 
         DataError: If there are no such folders, or (while reading) a file is no image.
     """
     dataset = ImageFolder(folder, channels=config.get("input_size", (3,))[0])
-    dataset.transform = evaluation_transform(config)
-    return ClearErrors(DataLoader(dataset, batch_size, num_workers=min(usable_cores(), 8)))
+    dataset.transform = evaluation_transform(config, normalise=False)
+    batches = [range(n, min(n + batch_size, len(dataset))) for n in range(0, len(dataset), batch_size)][part]
+    beside = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # processes of torchrun on this machine
+    workers = min(-(-usable_cores() // beside), 8)
+    loader = DataLoader(dataset, batch_sampler=batches, num_workers=workers)
+    return _Normalised(loader, lambda images: normalised(images, config, device, channels_last))
 
 
 def usable_cores() -> int:
@@ -270,3 +309,20 @@ class ClearErrors:
             else:
                 cause = "it was killed, as happens when memory (perhaps /dev/shm) is short: take fewer images per batch"
             raise DataError(f"A process that reads images has ended ({text.splitlines()[0]}): {cause}.") from None
+
+
+class _Normalised(ClearErrors):
+    """One whose images are normalised.
+
+    Args:
+        loader: Yields them as uint8.
+        normalise: Takes such a batch.
+    """
+
+    def __init__(self, loader: Any, normalise: Callable[[Tensor], Tensor]):
+        super().__init__(loader)
+        self.normalise = normalise
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for images, labels in super().__iter__():
+            yield self.normalise(images), labels

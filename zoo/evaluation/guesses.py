@@ -12,6 +12,24 @@ BINS = 15
 """Bins of the calibration error, as in Guo et al. 2017, On Calibration of Modern Neural Networks."""
 
 
+Part = tuple[Tensor, Tensor, Tensor, Tensor]
+"""Of a batch, as in :class:`Guesses`: true classes, likeliest ones, their probabilities, log-likelihood."""
+
+
+def best_guesses(scores: Tensor, target: Tensor) -> Part:
+    """What a network says of a batch.
+
+    Args:
+        scores: Its outputs, (batch, classes).
+        target: The true classes, (batch,).
+    """
+    scores, target = scores.detach().float().cpu(), target.cpu()
+    likelihoods = scores.double().log_softmax(1)
+    best = scores.topk(min(5, scores.shape[1]), 1).indices
+    own = likelihoods.gather(1, target[:, None])[:, 0]
+    return target, best, likelihoods.gather(1, best).exp().float(), own
+
+
 @dataclass(frozen=True, eq=False)
 class Guesses:
     """A network's best guesses, image by image, in the order of the test set.
@@ -39,13 +57,17 @@ class Guesses:
             set_sha256: See above.
             count: No more images than that are taken.
         """
-        parts = []
-        for scores, target in batches:
-            scores, target = scores.detach().float().cpu(), target.cpu()
-            likelihoods = scores.double().log_softmax(1)
-            best = scores.topk(min(5, scores.shape[1]), 1).indices
-            own = likelihoods.gather(1, target[:, None])[:, 0]
-            parts.append((target, best, likelihoods.gather(1, best).exp().float(), own))
+        return cls.joined((best_guesses(scores, target) for scores, target in batches), set_sha256, count)
+
+    @classmethod
+    def joined(cls, parts: Iterable[Part], set_sha256: dict[str, str], count: int) -> "Guesses":
+        """Put the guesses of batches together, as :meth:`of` does.
+
+        Args:
+            parts: What :func:`best_guesses` gives of each batch, in the order of the test set.
+            set_sha256: See above.
+            count: No more images than that are taken.
+        """
         return cls(*(torch.cat(part)[:count].numpy() for part in zip(*parts, strict=True)), set_sha256)
 
     @property

@@ -5,7 +5,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 from ..data.catalog import get_dataset
+from ..device import choose_device
+from ..distributed import Processes
 from ..errors import DataError, ZooError
 from ..named import load_named
 from ..registry import create_model
@@ -17,7 +21,7 @@ from .guesses import BINS
 from .predictions import differences, read_predictions, refuse_existing
 from .result import Result
 from .results import table
-from .validate import validate
+from .validate import check_amp, validate
 
 
 def measure(
@@ -32,6 +36,9 @@ def measure(
     limit: int = 0,
     predictions: str | Path | None = None,
     corruptions: Sequence[Corruption] = (),
+    amp: str = "",
+    channels_last: bool = False,
+    processes: Processes | None = None,
 ) -> list[Result]:
     """Measure networks, one after the other. What was assumed of one goes to standard error, warnings are logged once.
 
@@ -47,6 +54,9 @@ def measure(
         limit: Measure the first so many images only, 0 for all.
         predictions: Write what one network said of each image to this file, which may not exist yet.
         corruptions: Also measure each network on images that are corrupted in these ways, one after the other.
+        amp: As :func:`.validate` takes it.
+        channels_last: Likewise.
+        processes: Likewise, in the place of ``device``.
 
     Raises:
         ZooError: If a name or the data set does not exist, or a weight or the data cannot be had or do not fit.
@@ -59,18 +69,22 @@ def measure(
         raise ZooError(
             f"{' '.join(names)}: with --predictions name one network, whose predictions the file is to hold."
         )
-    if predictions is not None:
+    processes = processes or Processes(choose_device(device))
+    if predictions is not None and processes.first:
         refuse_existing(predictions)
+    check_amp(processes.device, amp)
     results, said = [], set[str]()
     for word in names:
         found = load_named(word, checkpoint, get_dataset(dataset), collapsed)
         name = f"{found.name} from {Path(checkpoint).name}" if checkpoint else word if found.folder else found.name
         name = f"{name} (collapsed)" if collapsed else name
-        options = {"batch_size": batch_size, "device": device, "limit": limit}
-        options |= {"name": name, "sha256": found.sha256, "said": said}
+        options = {"batch_size": batch_size, "limit": limit, "name": name, "sha256": found.sha256, "said": said}
+        options |= {"amp": amp, "channels_last": channels_last, "processes": processes}
         results.append(validate(found.model, dataset, data, predictions=predictions, **options))
-        results += [validate(found.model, dataset, data, corruption=c, **options) for c in corruptions]
-        for note in found.notes:
+        bar = {"desc": f"{name} corrupted", "unit": "corruption", "leave": False}
+        for corruption in tqdm(corruptions, disable=None if corruptions and processes.first else True, **bar):
+            results.append(validate(found.model, dataset, data, corruption=corruption, **options))
+        for note in found.notes if processes.first else ():
             print(f"zoo: {checkpoint or word}: {note}", file=sys.stderr)
     return results
 

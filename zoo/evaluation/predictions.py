@@ -26,6 +26,7 @@ SCORE = 2e-3
 """By how much the probability of a guess may differ from the file's, which is rounded."""
 
 _LARGEST = 64 << 20  # bytes, also unpacked
+_END = 22  # bytes of an archive's last record
 _TEXTS = ("name", "sha256", "dataset", "split", "images", "labels")
 _ARRAYS = ("prediction", "score", "right")
 
@@ -129,6 +130,7 @@ def read_predictions(path: str | Path) -> Predictions:
     Raises:
         DataError: If it cannot be read or is no such file.
     """
+    content = b""
     try:
         content = read_file(path, _LARGEST)
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
@@ -148,6 +150,11 @@ def read_predictions(path: str | Path) -> Predictions:
     except OSError as error:
         raise DataError(f"{printable(path)}: cannot be read ({error.strerror or error}).") from None
     except Exception as error:  # zipfile and zlib raise whatever comes
+        if content[:4] in (b"", b"PK\3\4") and not 0 <= content.rfind(b"PK\5\6") <= len(content) - _END:
+            raise DataError(
+                f"{printable(path)}: not a file of predictions but an incomplete one, truncated after {len(content):,} "
+                "bytes: fetch it again, or remove it and measure again with zoo validate ... --predictions."
+            ) from None
         raise DataError(f"{printable(path)}: not a file of predictions ({printable(error)[:200]}).") from None
     return Predictions(**texts, of=of, **{key: values[key] for key in _ARRAYS})
 

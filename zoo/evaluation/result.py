@@ -31,6 +31,10 @@ class Result:
         ece: Expected calibration error in percent, 15 bins (:func:`.guesses.calibration_error`); None likewise.
         per_class: ``label``, ``class``, ``n``, ``correct`` and ``top1`` in percent of each class that has an image.
         corruption: Of the images, if they were corrupted: ``name``, ``severity``, ``seed``, and how it was ``made``.
+        precision: ``float32``, or what autocast computed in, which ``name`` then says too.
+        channels_last: Whether network and images were laid out so.
+        device: Where it was computed.
+        processes: How many shared the images.
         guesses: What the network said of each image; no figure, so it is not among the fields that are written.
     """
 
@@ -53,6 +57,10 @@ class Result:
     ece: float | None = None
     per_class: list[dict[str, Any]] = field(default_factory=list)
     corruption: dict[str, Any] = field(default_factory=dict)
+    precision: str = "float32"
+    channels_last: bool = False
+    device: str = ""
+    processes: int = 1
     guesses: InitVar[Guesses | None] = None
 
     def __post_init__(self, guesses: Guesses | None) -> None:

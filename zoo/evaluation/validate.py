@@ -5,8 +5,9 @@ import logging
 import math
 import platform
 import time
+import warnings
 from collections.abc import Iterator
-from itertools import islice
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +17,19 @@ import torch
 import torchvision
 from timm.data import resolve_data_config
 from torch import Tensor, nn
+from torch.nn import functional
 from tqdm import tqdm
 
 from ..data import get_dataset
 from ..data.arrays import read_arrays
-from ..data.images import ImageFolder, image_folder_loader
+from ..data.images import ImageFolder, image_folder_loader, normalised
 from ..device import choose_device
-from ..errors import DataError
+from ..distributed import Processes
+from ..errors import DataError, ZooError
 from ..files import printable
 from ..version import __version__
 from .corruptions import Corruption
-from .guesses import Guesses
+from .guesses import Guesses, best_guesses
 from .predict import class_names
 from .predictions import refuse_existing, write_predictions
 from .result import Result
@@ -48,10 +51,14 @@ def validate(
     predictions: str | Path | None = None,
     corruption: Corruption | None = None,
     said: set[str] | None = None,
+    amp: str = "",
+    channels_last: bool = False,
+    processes: Processes | None = None,
 ) -> Result:
-    """Measure a network's accuracy and calibration in one pass, every image counted once, in float32 and eval mode.
+    """Measure a network's accuracy and calibration in one pass, every image counted once, in eval mode.
 
-    The warning of the result is also logged.
+    The warning of the result is also logged. Several processes take the batches of one in turn, so that each image is
+    computed beside the same ones as in one process, and each gets the result of the whole.
 
     Args:
         model: Takes images (batch, channels, height, width), float32, and gives scores (batch, classes); its
@@ -67,16 +74,25 @@ def validate(
         predictions: Write what was said of each image to this file, see :mod:`.predictions`; it may not exist yet.
         corruption: Corrupt the images in this way first, which the result says; not for ImageNet.
         said: Warnings that are not logged once more; this one's is added.
+        amp: Autocast data type, ``bfloat16`` or ``float16``, which result and name then say; empty for float32.
+        channels_last: Lay images and network out so; the network stays so.
+        processes: Who takes part, in the place of ``device``, see :func:`zoo.distributed.together`; only the first of
+            them logs and writes.
 
     Raises:
-        DataError: If the data is missing, damaged or does not fit the network.
-        ZooError: If there is no such device here, or the file of predictions exists or cannot be written.
+        DataError: If the data is missing, damaged or does not fit the network, or is not the same for all processes.
+        ZooError: If there is no such device here, it cannot compute in ``amp``, or the file of predictions exists or
+            cannot be written.
     """
+    processes = processes or Processes(choose_device(device))
+    predictions = predictions if processes.first else None
     if predictions is not None:
         refuse_existing(predictions)
     info = get_dataset(dataset)
     config = resolve_data_config(model=model)
-    place = choose_device(device)
+    place = processes.device
+    check_amp(place, amp)
+    name = f"{name} ({amp})".strip() if amp else name
     if batch_size is None:
         batch_size = 64 if place.type == "cpu" else 256  # what 64 become stays in a core's cache: half the time
     if model.num_classes != info.num_classes:
@@ -85,10 +101,12 @@ def validate(
             "choose a weight for this data set (zoo list --pretrained)."
         )
     left_out, warning, data_sha256 = 0, "", {}
+    part = slice(processes.rank, math.ceil(limit / batch_size) or None, processes.world)
     if info.name == "imagenet":
         if corruption:
             raise DataError("Corruptions are made of the small data sets; for ImageNet there is ImageNet-C.")
-        loader = image_folder_loader(data, config, batch_size)
+        options = {"device": place, "channels_last": channels_last, "part": part}
+        loader = image_folder_loader(data, config, batch_size, **options)
         batches, of = iter(loader), len(loader.dataset)
         set_sha256 = _names_sha256(loader.dataset)
         left_out, warning = len(loader.dataset.left_out), _left_out(loader.dataset)
@@ -100,24 +118,32 @@ def validate(
                 f"{name or 'The network'} takes images of {config['input_size'][0]} channels, {info.name} has "
                 f"{images.shape[1]}."
             )
-        batches, of = (
-            _array_batches(images, labels, config, batch_size, corruption),
-            len(labels),
-        )
+        raw, of = _array_batches(images, labels, batch_size, corruption, part), len(labels)
+        batches = ((normalised(x, config, place, channels_last), y) for x, y in raw)
+    same = {"images": set_sha256, "batch size": batch_size, "limit": limit, "file of weights": sha256}
+    for what, mine in same.items():
+        if any(other != mine for other in processes.exchange(mine)):
+            raise DataError(f"{name or info.name}: the {processes.world} processes differ in their {what}.")
     count = min(limit or of, of)
     total = math.ceil(count / batch_size)
     if count < of:
-        part = f"only the first {count:,} of {of:,} images were measured: this is no figure of {info.name}"
-        warning = f"{part}; {warning}" if warning else part
+        scope = f"only the first {count:,} of {of:,} images were measured: this is no figure of {info.name}"
+        warning = f"{scope}; {warning}" if warning else scope
     said = set() if said is None else said
-    if warning and warning not in said:
+    if warning and warning not in said and processes.first:
         _LOGGER.warning(warning)
-        said.add(warning)
+    said |= {warning} - {""}
     model = model.to(place).eval()
+    model = model.to(memory_format=torch.channels_last) if channels_last else model
     started = time.perf_counter()
-    with torch.inference_mode():
-        bar = tqdm(islice(batches, total), total=total, desc=f"{name} {info.name}".strip(), **_BAR)
-        guesses = Guesses.of(((model(x.to(place)), y) for x, y in bar), set_sha256, count)
+    what = f" {corruption.name} {corruption.severity}" if corruption else ""
+    options = _BAR if processes.first else {"disable": True}
+    autocast = torch.autocast(place.type, getattr(torch, amp)) if amp else nullcontext()
+    with torch.inference_mode(), autocast:
+        own = (best_guesses(model(x), y) for x, y in batches)
+        whole = processes.in_turn(own, math.ceil(total / processes.world))
+        bar = tqdm(whole, total=total, desc=f"{name} {info.name}{what}".strip(), **options)
+        guesses = Guesses.joined(bar, set_sha256, count)
     seconds = time.perf_counter() - started
     seen, first, five = len(guesses.target), int(guesses.right.sum()), int(guesses.right_of_five.sum())
     if seen != count:
@@ -143,6 +169,10 @@ def validate(
         ece=ece if ece is None else round(100 * ece, 4),
         per_class=guesses.per_class(class_names(info.name)),
         corruption=corruption.to_dict() if corruption else {},
+        precision=amp or "float32",
+        channels_last=channels_last,
+        device=str(place),
+        processes=processes.world,
         guesses=guesses,
     )
     if predictions is not None:
@@ -171,15 +201,43 @@ def _names_sha256(folder: ImageFolder) -> dict[str, str]:
 
 
 def _array_batches(
-    images: np.ndarray, labels: np.ndarray, config: dict, batch_size: int, corruption: Corruption | None
+    images: np.ndarray, labels: np.ndarray, batch_size: int, corruption: Corruption | None, part: slice
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    mean = torch.tensor(config["mean"]).view(-1, 1, 1)
-    std = torch.tensor(config["std"]).view(-1, 1, 1)
-    for start in range(0, len(labels), batch_size):
-        batch, target = (torch.from_numpy(array[start : start + batch_size]) for array in (images, labels))
-        if corruption:
-            batch = torch.from_numpy(corruption(batch.numpy(), start))
-        yield (batch.float() / 255 - mean) / std, target
+    for start in range(0, len(labels), batch_size)[part]:
+        batch, target = (array[start : start + batch_size] for array in (images, labels))
+        batch = corruption(batch, start) if corruption else batch
+        yield torch.from_numpy(batch), torch.from_numpy(target)
+
+
+def check_amp(device: torch.device, amp: str) -> None:
+    """Whether a device can compute in a data type under autocast, by computing a little.
+
+    Args:
+        device: A device that is here.
+        amp: Name of the data type; empty for none, which every device can.
+
+    Raises:
+        ZooError: If it cannot, or would go on in float32.
+    """
+    if amp not in ("", *AMP):
+        raise ZooError(f"There is no autocast in {amp!r} here: choose {' or '.join(AMP)}.")
+    if not amp:
+        return
+    try:
+        with warnings.catch_warnings(), torch.inference_mode(), torch.autocast(device.type, getattr(torch, amp)):
+            warnings.simplefilter("error")  # torch says so where it goes on in float32
+            image, kernel, weight = (torch.ones(shape, device=device) for shape in ((1, 3, 3, 3), (8, 3, 3, 3), (2, 8)))
+            found = functional.linear(functional.conv2d(image, kernel).flatten(1), weight)
+        reason = "" if found.dtype == getattr(torch, amp) else f"it computes in {found.dtype}"
+    except Exception as error:  # each backend raises its own
+        reason = " ".join(str(error).split())[:100]
+    if reason:
+        other = next(kind for kind in AMP if kind != amp)
+        raise ZooError(f"{device} cannot compute in {amp} ({reason}): try {other}, or measure in float32.")
+
+
+AMP = ("bfloat16", "float16")
+"""Data types of autocast."""
 
 
 Z = 1.959963984540054
