@@ -3,11 +3,11 @@
 import argparse
 import sys
 
-from zoo.cli.evaluate import add_precision, precision
 from zoo.distributed import Processes, together
 from zoo.errors import ZooError
 from zoo.evaluation.measure import accuracy_table, class_table, measure
 from zoo.evaluation.results import write_results
+from zoo.evaluation.validate import AMP, autocast_type
 
 
 def main(description: str, *datasets: str) -> int:
@@ -26,7 +26,9 @@ def main(description: str, *datasets: str) -> int:
     parser.add_argument("--data", required=True, metavar="DIR", help="folder of the data set")
     parser.add_argument("--batch-size", type=int, help="images per step (64; 256 on a GPU)")
     parser.add_argument("--device", default="", help="cpu, cuda, ... (the GPU if there is one)")
-    add_precision(parser)
+    parser.add_argument("--amp", action="store_true", help="autocast: faster, other figures, which then say so")
+    parser.add_argument("--amp-dtype", choices=AMP, help=f"its data type ({AMP[0]})")
+    parser.add_argument("--channels-last", action="store_true", help="lay images and networks out so")
     parser.add_argument("--collapsed", action="store_true", help="measure the networks' collapsed forms")
     parser.add_argument("--checkpoint", metavar="FILE", help="weights of the one architecture named")
     parser.add_argument("--results", metavar="FILE", help="also write the figures to FILE.json or FILE.csv")
@@ -45,8 +47,9 @@ def main(description: str, *datasets: str) -> int:
 def _measure(options: argparse.Namespace, processes: Processes) -> None:
     if options.results and not options.results.endswith((".json", ".csv")):
         raise ZooError(f"{options.results}: results are written as .json or .csv; give the file one of these endings.")
-    names = ("collapsed", "checkpoint", "batch_size", "predictions")
-    chosen = {name: getattr(options, name) for name in names} | precision(options)
+    names = ("collapsed", "checkpoint", "batch_size", "predictions", "channels_last")
+    chosen = {name: getattr(options, name) for name in names}
+    chosen["amp"] = autocast_type(options.amp, options.amp_dtype)
     results = measure(options.name, options.dataset, options.data, processes=processes, **chosen)
     if processes.first:
         print(accuracy_table(results))

@@ -3,7 +3,7 @@
 import argparse
 import json
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..data.catalog import DATASETS
 from ..data.texts import TEXT_DATASETS
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from ..named import Named
 
 NETWORK = "arch.tag, an architecture for its first weight, or a folder: a run's, or one that save_for_hf wrote"
-AMP = ("bfloat16", "float16")
 CHECKPOINT = "take the weights of this file, a run's .pt or as zoo import takes it; the name is its architecture"
 
 
@@ -37,7 +36,9 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         "--batch-size", type=int, help="images per step (64; 256 on a GPU); columns of a text (its recipe's)"
     )
     parser.add_argument("--device", default="", help="cpu, cuda, ... (the GPU if there is one)")
-    add_precision(parser)
+    parser.add_argument("--amp", action="store_true", help="autocast: faster, other figures, which then say so")
+    parser.add_argument("--amp-dtype", choices=("bfloat16", "float16"), help="its data type (bfloat16)")
+    parser.add_argument("--channels-last", action="store_true", help="lay images and networks out so")
     parser.add_argument("--collapsed", action="store_true", help="measure the networks' collapsed forms")
     parser.add_argument("--checkpoint", metavar="FILE", help=CHECKPOINT)
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N images; the result says of how many")
@@ -67,24 +68,6 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     parser.set_defaults(run=_compare)
 
 
-def add_precision(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say how networks compute, with timm's names for them."""
-    parser.add_argument("--amp", action="store_true", help="autocast: faster, other figures, which then say so")
-    parser.add_argument("--amp-dtype", choices=AMP, help=f"its data type ({AMP[0]})")
-    parser.add_argument("--channels-last", action="store_true", help="lay images and networks out so")
-
-
-def precision(options: argparse.Namespace) -> dict[str, Any]:
-    """Arguments ``amp`` and ``channels_last`` of a measurement, by those options.
-
-    Raises:
-        ZooError: If there is a data type without autocast.
-    """
-    if options.amp_dtype and not options.amp:
-        raise ZooError("--amp-dtype is of --amp: add that.")
-    return {"amp": (options.amp_dtype or AMP[0]) if options.amp else "", "channels_last": options.channels_last}
-
-
 def named(options: argparse.Namespace) -> "Named":
     """The network of ``name`` and ``--checkpoint``; what was assumed of it goes to standard error."""
     from ..named import load_named
@@ -105,8 +88,9 @@ def _validate(options: argparse.Namespace) -> None:
 def _validate_in(options: argparse.Namespace, processes: "Processes") -> None:
     from ..evaluation.measure import accuracy_table, class_table, corruption_table, measure
     from ..evaluation.results import write_results
+    from ..evaluation.validate import autocast_type
 
-    how = precision(options)
+    amp = autocast_type(options.amp, options.amp_dtype)
     if options.batch_size is not None and options.batch_size < 1:
         raise ZooError(f"--batch-size {options.batch_size}: at least one image or column per batch is needed.")
     if options.limit is not None and options.limit < 1:
@@ -120,7 +104,7 @@ def _validate_in(options: argparse.Namespace, processes: "Processes") -> None:
             raise ZooError("--collapsed belongs to the weights of images; zoo perplexity --collapse does it for a run.")
         if options.predictions or options.per_class or options.corruptions:
             raise ZooError("--predictions, --per-class and --corruptions belong to images.")
-        if any(how.values()):
+        if amp or options.channels_last:
             raise ZooError("--amp and --channels-last belong to images; a text is measured in float32.")
         if processes.world > 1:
             raise ZooError("A text is measured by one process: start zoo validate without torchrun.")
@@ -140,7 +124,8 @@ def _validate_in(options: argparse.Namespace, processes: "Processes") -> None:
         limit=options.limit or 0,
         predictions=options.predictions,
         corruptions=corruptions,
-        **how,
+        amp=amp,
+        channels_last=options.channels_last,
     )
     if not processes.first:
         return

@@ -209,6 +209,21 @@ def _array_batches(
         yield torch.from_numpy(batch), torch.from_numpy(target)
 
 
+AMP = ("bfloat16", "float16")
+"""Data types of autocast."""
+
+
+def autocast_type(amp: bool, dtype: str | None) -> str:
+    """What ``--amp`` and ``--amp-dtype`` ask for; empty without autocast.
+
+    Raises:
+        ZooError: If there is a data type without autocast.
+    """
+    if dtype and not amp:
+        raise ZooError("--amp-dtype is of --amp: add that.")
+    return (dtype or AMP[0]) if amp else ""
+
+
 def check_amp(device: torch.device, amp: str) -> None:
     """Whether a device can compute in a data type under autocast, by computing a little.
 
@@ -234,10 +249,6 @@ def check_amp(device: torch.device, amp: str) -> None:
     if reason:
         other = next(kind for kind in AMP if kind != amp)
         raise ZooError(f"{device} cannot compute in {amp} ({reason}): try {other}, or measure in float32.")
-
-
-AMP = ("bfloat16", "float16")
-"""Data types of autocast."""
 
 
 Z = 1.959963984540054
