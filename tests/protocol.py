@@ -36,10 +36,15 @@ def randomise(model: nn.Module, seed: int = 0) -> nn.Module:
     return model
 
 
+def build(name: str, **kwargs) -> nn.Module:
+    """A network; those of ResNet-18's form for small images, the biggest by far, with an eighth of the channels."""
+    return timm.create_model(name, **({"width": 0.125} if name.endswith("_cifar") else {}) | kwargs)
+
+
 def make(name: str, **kwargs) -> nn.Module:
     """A randomised network in eval mode."""
     torch.manual_seed(0)
-    return randomise(timm.create_model(name, **kwargs)).eval()
+    return randomise(build(name, **kwargs)).eval()
 
 
 def images(model: nn.Module, batch: int = BATCH) -> torch.Tensor:
@@ -71,7 +76,7 @@ def check_forward(name: str) -> None:
 
 def check_backward(name: str, without_gradient: tuple[str, ...] = ()) -> None:
     """In training every parameter gets a gradient, but for a named list of shell patterns."""
-    model = timm.create_model(name, num_classes=42).train()
+    model = build(name, num_classes=42).train()
     scores = model(images(model))
     assert scores.shape == (BATCH, 42)
     scores.square().mean().backward()
@@ -103,14 +108,14 @@ def check_default_cfg(name: str) -> None:
     assert model(x).dim() == 4
     model.reset_classifier(7, "avg")
     assert model(x).shape == (BATCH, 7)
-    assert timm.create_model(name, num_classes=0).eval()(x).shape == hidden.shape
-    unpooled = timm.create_model(name, num_classes=0, global_pool="").eval()(x)
+    assert build(name, num_classes=0).eval()(x).shape == hidden.shape
+    unpooled = build(name, num_classes=0, global_pool="").eval()(x)
     assert unpooled.shape[:1] + unpooled.shape[2:] == features.shape[:1] + features.shape[2:]
 
 
 def check_features(name: str) -> None:
     """``features_only`` gives at least three levels with the channels and reductions it declares."""
-    model = timm.create_model(name, features_only=True).eval()
+    model = build(name, features_only=True).eval()
     x = images(model)
     levels = model(x)
     assert len(levels) >= 3
@@ -118,7 +123,7 @@ def check_features(name: str) -> None:
     assert [level.shape[1] for level in levels] == info.channels()
     for level, reduction in zip(levels, info.reduction(), strict=True):
         assert level.shape[-1] in (math.ceil(x.shape[-1] / reduction), x.shape[-1] // reduction)
-    chosen = timm.create_model(name, features_only=True, out_indices=(0, 2)).eval()
+    chosen = build(name, features_only=True, out_indices=(0, 2)).eval()
     assert [level.shape[1] for level in chosen(x)] == chosen.feature_info.channels()
 
 
@@ -142,14 +147,14 @@ def check_intermediates(name: str) -> None:
 def check_adaption(name: str) -> None:
     """Other channels and classes: the network still runs and has a first convolution of that many channels."""
     for channels, classes in ((1, 5), (4, 0)):
-        model = timm.create_model(name, in_chans=channels, num_classes=classes).eval()
+        model = build(name, in_chans=channels, num_classes=classes).eval()
         x = images(model)[:, :1].expand(-1, channels, -1, -1)
         assert model(x).shape == (BATCH, classes or model.head_hidden_size)
 
 
 def check_group_matcher(name: str) -> None:
     """Every parameter belongs to exactly one group, fine and coarse."""
-    model = timm.create_model(name)
+    model = build(name)
     for coarse in (False, True):
         groups = timm.models.group_parameters(model, model.group_matcher(coarse=coarse))
         names = [n for group in groups.values() for n in group]
@@ -225,9 +230,9 @@ def check_built_under_autocast(name: str) -> None:
     """Built inside torch.autocast it is the network it always is."""
     torch.manual_seed(0)
     with torch.autocast("cpu", torch.bfloat16):
-        model = timm.create_model(name)
+        model = build(name)
     torch.manual_seed(0)
-    expected = timm.create_model(name).state_dict()
+    expected = build(name).state_dict()
     assert all(torch.equal(tensor, expected[key]) for key, tensor in model.state_dict().items())
 
 
@@ -243,7 +248,7 @@ def check_copies(name: str) -> None:
     state = model.state_dict()
     storages = [t.untyped_storage().data_ptr() for t in state.values() if t.numel()]
     assert len(set(storages)) == len(storages), "two entries share memory"
-    restored = timm.create_model(name).eval()
+    restored = build(name).eval()
     restored.load_state_dict(load(save(state)), strict=True)
     assert torch.equal(restored(x), expected)
 
@@ -269,7 +274,7 @@ def check_meta(name: str) -> None:
     model = make(name)
     x = images(model)
     with torch.device("meta"):
-        empty = timm.create_model(name)
+        empty = build(name)
     empty = empty.to_empty(device="cpu").eval()
     for tensor in [*empty.parameters(), *empty.buffers()]:
         tensor.data.zero_()
@@ -279,18 +284,18 @@ def check_meta(name: str) -> None:
 
 def check_device_and_dtype(name: str) -> None:
     """``device`` and ``dtype`` are arguments, as of timm's networks."""
-    tensors = [*timm.create_model(name, device="meta").parameters()]
+    tensors = [*build(name, device="meta").parameters()]
     assert all(tensor.is_meta for tensor in tensors)
-    model = timm.create_model(name, dtype=torch.float64).eval()
+    model = build(name, dtype=torch.float64).eval()
     assert {p.dtype for p in model.parameters()} == {torch.float64}
     assert model(images(model).double()).dtype == torch.float64
-    restored = timm.create_model(name, device="cpu", dtype=torch.bfloat16)
+    restored = build(name, device="cpu", dtype=torch.bfloat16)
     assert {t.dtype for t in restored.state_dict().values() if t.is_floating_point()} == {torch.bfloat16}
 
 
 def check_weight_decay(name: str) -> None:
     """timm's optimizer factory decays every kernel, whatever makes it, and spares biases, norms and coefficients."""
-    model = timm.create_model(name)
+    model = build(name)
     optimizer = timm.optim.create_optimizer_v2(model, opt="sgd", lr=0.1, weight_decay=0.1)
     decayed = {id(p) for group in optimizer.param_groups if group["weight_decay"] for p in group["params"]}
     names = {id(p): n for n, p in model.named_parameters()}

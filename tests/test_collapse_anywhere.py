@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
 
 import zoo
-from protocol import close, images, make, randomise
+from protocol import build, close, images, make, randomise
 from zoo.layers import SharedConv2d, TemplateBank
 from zoo.makers import plain_layer
 from zoo.reparam.export import FORMATS, export
@@ -25,7 +25,7 @@ FOLDED = {"batch_norm": "fold", "reuse": "unroll"}
 
 def pruned(seed: int, how) -> nn.Module:
     torch.manual_seed(seed)
-    model = randomise(timm.create_model("pd_a_resnet18_half_cifar"), seed).eval()
+    model = randomise(build("pd_a_resnet18_half_cifar"), seed).eval()
     for layer in model.modules():
         if type(layer) is nn.Conv2d:
             how(layer)
@@ -149,17 +149,16 @@ def test_expansions_stock_networks_and_files_under_autocast(tmp_path):
 @pytest.mark.parametrize("options", [{}, FOLDED, {"batch_norm": "fold"}, {"reuse": "unroll"}])
 @pytest.mark.parametrize("name", [*NAMES, "pd_b_resnet18_half_cifar", "symm_wrn_bottleneck_16_1", "sparse_mlp_300_100"])
 def test_a_collapsed_network_can_be_saved(tmp_path, name, options):
-    for model in (make(name), make(name).to(memory_format=torch.channels_last)):
-        plain = zoo.reparameterize(model, **options)
-        tensors = list(plain.state_dict().values())
+    plain = zoo.reparameterize(make(name), **options)
+    restored = zoo.reparameterize(make(name).to(memory_format=torch.channels_last), **options)
+    for network in (plain, restored):
+        tensors = list(network.state_dict().values())
         storages = [t.untyped_storage() for t in tensors if t.numel()]
         assert len({s.data_ptr() for s in storages}) == len(storages)
         assert all(t.untyped_storage().nbytes() == t.numel() * t.element_size() for t in tensors)
         last = torch.channels_last if any(not t.is_contiguous() for t in tensors) else torch.contiguous_format
         assert all(t.is_contiguous(memory_format=last) for t in tensors if t.dim() == 4)
-    plain = zoo.reparameterize(make(name), **options)
     save_file(plain.state_dict(), tmp_path / "x.safetensors")
-    restored = zoo.reparameterize(make(name), **options)
     for parameter in restored.parameters():
         parameter.data.zero_()
     restored.load_state_dict(load_file(tmp_path / "x.safetensors"))
@@ -212,7 +211,7 @@ def test_cut_traced_and_doubled_networks(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_backbones_have_records_and_files(name, tmp_path):
-    model = randomise(timm.create_model(name, features_only=True)).eval()
+    model = randomise(build(name, features_only=True)).eval()
     plain, record = zoo.reparameterize(model, batch_norm="fold", return_record=True)
     assert max(d.max_relative for d in record.differences) < 1e-4
     assert record.differences[0].top1_agreement is None
@@ -228,7 +227,7 @@ class Named(nn.Module):
     def __init__(self):
         super().__init__()
         self.body = make("pd_a_resnet18_half_cifar", in_chans=2, num_classes=0)
-        self.heads = nn.ModuleDict({name: nn.Linear(256, 3) for name in ("age", "kind")})
+        self.heads = nn.ModuleDict({name: nn.Linear(64, 3) for name in ("age", "kind")})
 
     def forward(self, x):
         y = self.body(x)
@@ -256,7 +255,7 @@ def test_dictionaries_of_outputs(form, tmp_path):
 
 
 def test_backbones_in_every_format(tmp_path):
-    model = timm.create_model("pd_a_resnet18_half_cifar", features_only=True, out_indices=(1, 3)).eval()
+    model = build("pd_a_resnet18_half_cifar", features_only=True, out_indices=(1, 3)).eval()
     for form in FORMATS:
         if form == "onnx":
             pytest.importorskip("onnxscript")
