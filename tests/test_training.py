@@ -1,6 +1,7 @@
 """Training: it learns, resumes to the bit, refuses what does not fit, and leaves good files behind."""
 
 import errno
+import gzip
 import importlib
 import json
 import math
@@ -17,6 +18,7 @@ import yaml
 
 import zoo
 from interruption import Stopped, crash_at, kill_after_checkpoint, same
+from zoo.cli import main
 from zoo.cli.demo import SAMPLE
 from zoo.training import checkpoint, loop
 from zoo.training import used_code as used
@@ -36,6 +38,18 @@ def data(tmp_path):
     folder.mkdir()
     for path in SAMPLE.glob("*.gz"):
         (folder / path.name.replace("t10k", "train")).symlink_to(path)
+    return folder
+
+
+@pytest.fixture
+def few(tmp_path):
+    """240 of them, for what is the same with any number: 20 steps of 12."""
+    folder = tmp_path / "few"
+    folder.mkdir()
+    for path in SAMPLE.glob("*.gz"):
+        content, (start, size) = gzip.decompress(path.read_bytes()), (16, 784) if "images" in path.name else (8, 1)
+        content = content[:4] + (240).to_bytes(4, "big") + content[8 : start + 240 * size]
+        (folder / path.stem.replace("t10k", "train")).write_bytes(content)
     return folder
 
 
@@ -70,19 +84,19 @@ EVERYTHING = {
 
 
 @pytest.mark.parametrize("changes", [{}, EVERYTHING], ids=["plain", "everything"])
-def test_resume_is_exact(data, tmp_path, monkeypatch, changes):
-    r = recipe(epochs=2, **changes)
-    whole = loop.train(r, data, tmp_path / "whole", device="cpu")
+def test_resume_is_exact(few, tmp_path, monkeypatch, changes):
+    r = recipe(epochs=2, batch_size=12, **changes)
+    whole = loop.train(r, few, tmp_path / "whole", device="cpu")
     undo = crash_at(monkeypatch, 34)  # of 20 steps an epoch
     with pytest.raises(Stopped):
-        loop.train(r, data, tmp_path / "parts", device="cpu")
+        loop.train(r, few, tmp_path / "parts", device="cpu")
     undo()
     state = checkpoint.load(tmp_path / "parts" / "checkpoint.pt")
     assert (state["epoch"], state["step"]) == ((1, 12) if changes else (1, 0))
     with pytest.raises(zoo.ZooError, match="--resume"):
-        loop.train(r, data, tmp_path / "parts", device="cpu")
+        loop.train(r, few, tmp_path / "parts", device="cpu")
     torch.rand(7)  # whatever else the process draws
-    parts = loop.train(r, data, tmp_path / "parts", resume=True, device="cpu")
+    parts = loop.train(r, few, tmp_path / "parts", resume=True, device="cpu")
     assert same(whole.state_dict(), parts.state_dict())
     logs = [[json.loads(line) for line in (tmp_path / f / "log.jsonl").open()] for f in ("whole", "parts")]
     for line in (line for log in logs for line in log):
@@ -91,34 +105,33 @@ def test_resume_is_exact(data, tmp_path, monkeypatch, changes):
     assert logs[0] == logs[1]
 
 
-def test_kill_in_the_middle_of_an_epoch_changes_nothing(data, tmp_path):
-    def command(folder, *words):
-        settings = ["epochs=1", "batch_size=20", "checkpoint_every=4", "augment.cutout=4"]
+def test_kill_in_the_middle_of_an_epoch_changes_nothing(few, tmp_path):
+    def words(folder, *more):
+        settings = ["epochs=1", "batch_size=10", "checkpoint_every=4", "augment.cutout=4"]
         settings = [word for setting in settings for word in ("--set", setting)]
-        places = ["--data", str(data), "--output", str(tmp_path / folder), "--device", "cpu"]
-        return [sys.executable, "-m", "zoo", "train", "lrunet1_fmnist", *places, *settings, *words]
+        places = ["--data", str(few), "--output", str(tmp_path / folder), "--device", "cpu"]
+        return ["train", "lrunet1_fmnist", *places, *settings, *more]
 
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}  # as those of this process
     checkpoint_file = tmp_path / "killed" / "checkpoint.pt"
-    kill_after_checkpoint(command("killed"), checkpoint_file, environment)
+    kill_after_checkpoint([sys.executable, "-m", "zoo", *words("killed")], checkpoint_file, environment)
     state = checkpoint.load(checkpoint_file)
-    assert (state["epoch"], 0 < state["step"] < 50) == (0, True), "killed in the first epoch, of 50 steps"
+    assert (state["epoch"], 0 < state["step"] < 24) == (0, True), "killed in the first epoch, of 24 steps"
     (tmp_path / "killed" / ".checkpoint.pt.999999999.part").write_bytes(b"half")  # as if it was killed while writing
-    for words in (command("killed", "--resume"), command("whole")):
-        subprocess.run(words, env=environment, check=True, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    assert main(words("killed", "--resume")) == main(words("whole")) == 0
     killed, whole = (checkpoint.load(tmp_path / folder / "checkpoint.pt") for folder in ("killed", "whole"))
     assert same(whole["model"], killed["model"])
     assert killed["epoch"] == 1
     assert not list((tmp_path / "killed").glob(".*.part"))
 
 
-def test_what_differs_is_not_resumed(data, tmp_path, monkeypatch):
+def test_what_differs_is_not_resumed(few, tmp_path, monkeypatch):
     folder = tmp_path / "run"
 
     def resume(**changes):
-        loop.train(recipe(epochs=1, **changes), data, folder, resume=True, device="cpu")
+        loop.train(recipe(epochs=1, batch_size=12, **changes), few, folder, resume=True, device="cpu")
 
-    loop.train(recipe(epochs=1), data, folder, device="cpu")
+    loop.train(recipe(epochs=1, batch_size=12), few, folder, device="cpu")
     resume(checkpoint_every=5)  # changes nothing but how safe it is
     with pytest.raises(zoo.ZooError, match=r"another recipe \(lr 0\.05, here 0\.01\)"):
         resume(lr=0.01)
@@ -131,13 +144,10 @@ def test_what_differs_is_not_resumed(data, tmp_path, monkeypatch):
     torch.save(state, folder / "checkpoint.pt")
     with pytest.raises(zoo.ZooError, match=r"other code \(models/lrunet\.py\)"):
         resume()
-    labels = data / "train-labels-idx1-ubyte.gz"
+    labels = few / "train-labels-idx1-ubyte"
     content = zoo.data.arrays.read_idx(labels).copy()
-    labels.unlink()
     content[0] = (content[0] + 1) % 10
-    (data / "train-labels-idx1-ubyte").write_bytes(
-        b"\x00\x00\x08\x01" + len(content).to_bytes(4, "big") + content.tobytes()
-    )
+    labels.write_bytes(b"\x00\x00\x08\x01" + len(content).to_bytes(4, "big") + content.tobytes())
     with pytest.raises(zoo.ZooError, match="on other data"):
         resume()
 
@@ -236,9 +246,9 @@ def test_an_edit_counts_for_the_runs_that_import_it(tmp_path, monkeypatch):
         before = now
 
 
-def test_a_loss_that_is_not_finite_stops_with_the_last_good_checkpoint(data, tmp_path, monkeypatch):
+def test_a_loss_that_is_not_finite_stops_with_the_last_good_checkpoint(few, tmp_path, monkeypatch):
     with pytest.raises(zoo.ZooError, match=r"loss is (nan|inf).*lower"):
-        loop.train(recipe(lr=1e30), data, tmp_path / "run", device="cpu")
+        loop.train(recipe(batch_size=12, lr=1e30), few, tmp_path / "run", device="cpu")
     assert not (tmp_path / "run" / "checkpoint.pt").exists()
     real, calls = Learner.step, []
 
@@ -248,7 +258,7 @@ def test_a_loss_that_is_not_finite_stops_with_the_last_good_checkpoint(data, tmp
 
     monkeypatch.setattr(Learner, "step", spoiled)
     with pytest.raises(zoo.ZooError, match="loss is nan at epoch 1, step 8"):
-        loop.train(recipe(checkpoint_every=6), data, tmp_path / "later", device="cpu")
+        loop.train(recipe(batch_size=12, checkpoint_every=6), few, tmp_path / "later", device="cpu")
     assert checkpoint.load(tmp_path / "later" / "checkpoint.pt")["step"] == 6
 
 
@@ -264,8 +274,8 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path):
         checkpoint.save({"model": {"w": torch.tensor([math.nan])}, "epoch": 0, "step": 2}, tmp_path / "checkpoint.pt")
 
 
-def test_a_full_disk_keeps_the_last_good_checkpoint(data, tmp_path, monkeypatch):
-    whole = loop.train(recipe(epochs=1), data, tmp_path / "whole", device="cpu")
+def test_a_full_disk_keeps_the_last_good_checkpoint(few, tmp_path, monkeypatch):
+    whole = loop.train(recipe(epochs=1, batch_size=12), few, tmp_path / "whole", device="cpu")
     real, calls = os.fsync, []
 
     def full(descriptor):
@@ -276,18 +286,18 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(data, tmp_path, monkeypatch)
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(zoo.ZooError, match=r"No space left on device.*last good checkpoint.*is kept.*--resume"):
-        loop.train(recipe(epochs=1, checkpoint_every=5), data, tmp_path / "run", device="cpu")
+        loop.train(recipe(epochs=1, batch_size=12, checkpoint_every=5), few, tmp_path / "run", device="cpu")
     monkeypatch.undo()
     assert checkpoint.load(tmp_path / "run" / "checkpoint.pt")["step"] == 10
-    rest = loop.train(recipe(epochs=1), data, tmp_path / "run", resume=True, device="cpu")
+    rest = loop.train(recipe(epochs=1, batch_size=12), few, tmp_path / "run", resume=True, device="cpu")
     assert same(whole.state_dict(), rest.state_dict())
 
 
-def test_a_budget_stops_between_steps(data, tmp_path):
-    whole = loop.train(recipe(epochs=1), data, tmp_path / "whole", device="cpu")
-    loop.train(recipe(epochs=1), data, tmp_path / "run", device="cpu", budget=1e-6)
+def test_a_budget_stops_between_steps(few, tmp_path):
+    whole = loop.train(recipe(epochs=1, batch_size=12), few, tmp_path / "whole", device="cpu")
+    loop.train(recipe(epochs=1, batch_size=12), few, tmp_path / "run", device="cpu", budget=1e-6)
     assert checkpoint.load(tmp_path / "run" / "checkpoint.pt")["step"] == 1
-    rest = loop.train(recipe(epochs=1), data, tmp_path / "run", resume=True, device="cpu")
+    rest = loop.train(recipe(epochs=1, batch_size=12), few, tmp_path / "run", resume=True, device="cpu")
     assert same(whole.state_dict(), rest.state_dict())
 
 
@@ -417,41 +427,49 @@ def test_splits_by_position(data):
 
 
 RECORDING = """
-import sys, torch
-from zoo.cli import main
-from zoo.training.distributed import Processes
-real, seen = Processes.slice, []
-def recorded(self, batch):
-    part = real(self, batch)
-    seen.append((self.rank, part.float().flatten(1).sum(1) if part.dim() > 1 else part.float()))
-    return part
-Processes.slice = recorded
-code = main(sys.argv[2:])
-torch.save(seen, sys.argv[1] + str(seen[0][0]))
-sys.exit(code)
+import os, sys, torch
+sys.path.insert(0, sys.argv[2])
+from test_training import recorded_main
+torch.save(recorded_main(sys.argv[3:]), sys.argv[1] + os.environ["RANK"])
 """
 
 
-def test_two_processes_see_the_batches_of_one(data, tmp_path):
+def recorded_main(words: list[str]) -> list:
+    """Run a command; returns what became of each batch: sums over the images, and labels."""
+    real, seen = Processes.slice, []
+
+    def recorded(self, batch):
+        part = real(self, batch)
+        seen.append(part.float().flatten(1).sum(1) if part.dim() > 1 else part.float())
+        return part
+
+    Processes.slice = recorded
+    try:
+        assert main(words) == 0
+    finally:
+        Processes.slice = real
+    return seen
+
+
+def test_two_processes_see_the_batches_of_one(few, tmp_path):
     script = tmp_path / "recording.py"
     script.write_text(RECORDING)
-    settings = ["epochs=1", "batch_size=49", "checkpoint_every=8", "lr=0.02", "held_out=100", "amp=''"]
+    settings = ["epochs=1", "batch_size=49", "checkpoint_every=2", "lr=0.02", "held_out=40", "amp=''"]
     settings = [word for setting in settings for word in ("--set", setting)]
-    # 900 images in batches of 49: the last one, of 18, is even, the others are not
+    # 200 images in batches of 49: the last one, of 4, is even, the others are not
+    words = ["train", "lrunet1_fmnist", "--data", str(few), "--device", "cpu", *settings, "--output"]
+    one = recorded_main([*words, str(tmp_path / "one")])
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1", "--nproc-per-node", "2"]
-    logs = []
-    for name, launcher in (("one", []), ("two", torchrun)):
-        words = ["train", "lrunet1_fmnist", "--data", str(data), "--output", str(tmp_path / name), "--device", "cpu"]
-        command = [sys.executable, *launcher, str(script), str(tmp_path / f"{name}-"), *words, *settings]
-        done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr[-2000:]
-        logs.append([json.loads(line) for line in (tmp_path / name / "log.jsonl").open()])
-    one = torch.load(tmp_path / "one-0", weights_only=True)
+    command = [sys.executable, *torchrun, str(script), str(tmp_path / "two-"), str(Path(__file__).parent)]
+    command += [*words, str(tmp_path / "two")]
+    done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
     two = [torch.load(tmp_path / f"two-{rank}", weights_only=True) for rank in (0, 1)]
-    assert len(one) == len(two[0]) == len(two[1]) == 2 * 19
-    for (_, whole), (_, first), (_, second) in zip(one, *two, strict=True):
+    assert len(one) == len(two[0]) == len(two[1]) == 2 * 5
+    for whole, first, second in zip(one, *two, strict=True):
         assert torch.equal(whole, torch.cat([first, second]))
         assert len(first) - len(second) in (0, 1)
+    logs = [[json.loads(line) for line in (tmp_path / name / "log.jsonl").open()] for name in ("one", "two")]
     for alone, together in zip(*logs, strict=True):
         assert together["loss"] == pytest.approx(alone["loss"], rel=0.15)  # batch norms see half a batch each
     assert checkpoint.load(tmp_path / "two" / "checkpoint.pt")["identity"]["machine"]["processes"] == 2
