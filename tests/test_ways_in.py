@@ -12,7 +12,9 @@ import torch
 from timm.models import list_models as timm_list_models
 
 import zoo
+from children import after_import
 from conftest import ROOT
+from zoo.cli import main
 from zoo.weights.manifest import weights
 
 NAME = "lrunet1_100.zoo_fmnist"
@@ -104,31 +106,25 @@ OTHERS = {
 }
 
 
-@pytest.mark.parametrize("kind", OTHERS)
-def test_another_package_called_zoo_is_named(kind, tmp_path):
+def test_another_package_called_zoo_is_named(tmp_path):
     """What torch.hub says in a process that has imported another one, and that the process goes on."""
-    code = (
-        f"import pathlib, sys, torch; there = pathlib.Path({str(tmp_path)!r}); {OTHERS[kind]}\n"
+    load = f"try: torch.hub.load({str(ROOT)!r}, {ARCH!r}, source='local')\nexcept RuntimeError as error: print(error)"
+    folders = [tmp_path / kind for kind in OTHERS]
+    codes = [
+        f"import pathlib, sys, torch; there = pathlib.Path({str(folder)!r}); there.mkdir(); {OTHERS[folder.name]}\n"
         "sys.path = [str(there), *(p for p in sys.path if not (pathlib.Path(p) / 'zoo/__init__.py').is_file())]\n"
-        "import zoo\n"
-        f"try: torch.hub.load({str(ROOT)!r}, {ARCH!r}, source='local')\n"
-        "except RuntimeError as error: print(error)"
-    )
-    run = subprocess.run([sys.executable, "-I", "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120)
-    assert run.returncode == 0, run.stderr
-    assert len(run.stdout.splitlines()) == 1
-    assert f"Another package called zoo is imported in this process ({tmp_path}/zoo" in run.stdout
-    assert str(ROOT) in run.stdout
-
-
-def test_parts_of_another_package_called_zoo_are_named_too(tmp_path):
-    code = (
-        "import sys, torch, types; part = types.ModuleType('zoo.models'); part.__file__ = '/elsewhere/zoo/models.py'\n"
-        f"sys.modules['zoo.models'] = part\ntry: torch.hub.load({str(ROOT)!r}, {ARCH!r}, source='local')\n"
-        "except RuntimeError as error: print(error)"
-    )
-    run = subprocess.run([sys.executable, "-I", "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120)
-    assert "(/elsewhere/zoo/models.py)" in run.stdout, run.stderr
+        f"import zoo\n{load}"
+        for folder in folders
+    ]
+    part = "part = types.ModuleType('zoo.models'); part.__file__ = '/elsewhere/zoo/models.py'"
+    codes.append(f"import sys, torch, types; {part}; sys.modules['zoo.models'] = part\n{load}")
+    *found, (of_a_part, _) = after_import("import torch", codes, "-I", cwd=tmp_path)
+    for folder, (said, code) in zip(folders, found, strict=True):
+        assert code == 0, said
+        assert len(said.splitlines()) == 1
+        assert f"Another package called zoo is imported in this process ({folder}/zoo" in said
+        assert str(ROOT) in said
+    assert "(/elsewhere/zoo/models.py)" in of_a_part
 
 
 def test_torch_hub_from_a_prepared_cache_with_sockets_blocked(tmp_path):
@@ -156,12 +152,9 @@ def test_torch_hub_from_a_prepared_cache_with_sockets_blocked(tmp_path):
     assert total == pytest.approx(float(timm.create_model(NAME, pretrained=True).head.fc.weight.sum()))
 
 
-def test_command_line_fetches_the_same_file():
-    run = subprocess.run(
-        [sys.executable, "-m", "zoo", "fetch", NAME], cwd=ROOT, capture_output=True, text=True, timeout=120
-    )
-    assert run.returncode == 0, run.stderr
-    assert weights()[NAME]["sha256"] in run.stdout
+def test_command_line_fetches_the_same_file(capsys):
+    assert main(["fetch", NAME]) == 0
+    assert weights()[NAME]["sha256"] in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("channels", "classes"), [(3, 10), (1, 5), (4, 0)])
@@ -181,28 +174,27 @@ def test_pretrained_features(expected):
     assert all(torch.equal(a, b) for a, b in zip(levels, whole, strict=True))
 
 
-def test_no_name_is_timms():
-    """Asked in a process that has never imported zoo."""
-    code = "import json, timm; print(json.dumps([timm.list_models(), timm.list_modules()]))"
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, cwd=ROOT / "tests")
-    theirs, modules = json.loads(run.stdout)
+def test_importing_takes_no_name_and_warns_of_nothing_and_reads_no_weight():
+    """timm's names are asked for in a process that has not yet imported zoo, which then does."""
+    code = (
+        "import builtins, io, json, timm; theirs = [timm.list_models(), timm.list_modules()]\n"
+        "import socket; socket.socket.connect = None; opened, real = [], io.open\n"
+        "def spy(file, *a, **k):\n    opened.append(str(file)); return real(file, *a, **k)\n"
+        "builtins.open = io.open = spy\n"
+        "import zoo; assert not [f for f in opened if f.endswith('.safetensors')], opened\n"
+        "print(json.dumps([*theirs, len(zoo.list_models())]))"
+    )
+    words = [sys.executable, "-W", "error::UserWarning", "-c", code]
+    run = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert run.returncode == 0, run.stderr
+    assert run.stderr == ""
+    theirs, modules, count = json.loads(run.stdout)
+    assert count > 30
     assert not set(zoo.list_models()) & set(theirs)
     ours = [module for family in zoo.models.FAMILIES.values() for module in family]
     assert not set(ours) & set(modules)
     assert len(set(ours)) == len(ours)
     assert set(theirs) <= set(timm_list_models()), "none of timm's names was taken away"
-
-
-def test_importing_warns_of_nothing():
-    run = subprocess.run(
-        [sys.executable, "-W", "error::UserWarning", "-c", "import zoo"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert run.returncode == 0, run.stderr
-    assert run.stderr == ""
 
 
 @pytest.mark.parametrize(

@@ -39,24 +39,19 @@ def test_embedded_weights_are_those_the_manifest_says(installed):
     assert {path.name for path in (installed / "zoo" / "hub").iterdir()} == embedded
 
 
-def test_demo_from_the_wheel(installed, tmp_path):
-    code = f"import zoo.cli; print(zoo.__file__); sys.exit(zoo.cli.main(['demo', '--output', {str(tmp_path)!r}]))"
-    run = run_there(installed, code)
-    assert run.returncode == 0, run.stderr
-    assert str(installed) in run.stdout
-    assert (tmp_path / "predictions.png").exists()
-
-
-def test_what_is_not_in_the_wheel_is_not_called_pretrained(installed):
+def test_demo_from_the_wheel_and_what_is_not_in_it_is_not_called_pretrained(installed, tmp_path):
     code = (
-        "import json, timm, zoo\n"
+        "import json, timm, zoo, zoo.cli\n"
         "try:\n    zoo.create_model('lrunet10_100.zoo_fmnist', pretrained=True)\n"
         "except zoo.WeightError as error:\n    message = str(error)\n"
-        "print(json.dumps([timm.list_pretrained('lrunet*'), message]))"
+        "print(json.dumps([zoo.__file__, timm.list_pretrained('lrunet*'), message]))\n"
+        f"sys.exit(zoo.cli.main(['demo', '--output', {str(tmp_path)!r}]))"
     )
     run = run_there(installed, code)
     assert run.returncode == 0, run.stderr
-    names, message = json.loads(run.stdout.splitlines()[-1])
+    assert (tmp_path / "predictions.png").exists()
+    file, names, message = json.loads(run.stdout.splitlines()[0])
+    assert file.startswith(str(installed))
     assert "lrunet1_100.zoo_fmnist" in names
     assert "lrunet10_100.zoo_fmnist" not in names
     assert "model.safetensors" in message
