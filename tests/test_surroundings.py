@@ -11,7 +11,7 @@ import torch
 from huggingface_hub import HfApi
 
 import zoo
-from children import in_child
+from children import after_import, in_child
 from conftest import ROOT
 from loopback import Server, running
 from zoo.publishing.mirror import write_mirror
@@ -236,25 +236,24 @@ def test_a_proxy_that_is_not_used_is_not_blamed(tmp_path, monkeypatch, waits):
     assert failure("http://127.0.0.1:9/file", tmp_path) == "release X: no connection"
 
 
-@pytest.mark.parametrize(
-    ("variable", "value"),
-    [
+def test_calls_of_huggingface_hub_name_them_too(own_cache):
+    """In processes of their own: its client is made once, with the variables of that moment."""
+    variables = [
         ("HTTP_PROXY", "http://127.0.0.1:9"),
         ("HTTP_PROXY", "nonsense://x"),
         ("ALL_PROXY", "http://127.0.0.1:port"),
         ("SSL_CERT_FILE", "/nonexistent"),
-    ],
-)
-def test_calls_of_huggingface_hub_name_them_too(variable, value, own_cache):
-    """In a process of its own: its client is made once, with the variables of that moment."""
-    name = next(iter(warm_starts()))
-    code = (
-        f"import zoo\ntry: zoo.create_model({name!r}, pretrained=True)\nexcept zoo.WeightError as error: print(error)"
-    )
-    environment = os.environ | {variable: value, "HF_ENDPOINT": "http://127.0.0.1:8"}
-    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert variable in run.stdout, run.stdout + run.stderr[-1000:]
-    assert len(run.stdout.strip().splitlines()) == 1
+    ]
+    codes = [
+        f"import os; os.environ[{variable!r}] = {value!r}; import zoo\n"
+        f"try: zoo.create_model({next(iter(warm_starts()))!r}, pretrained=True)\n"
+        "except zoo.WeightError as error: print(error)"
+        for variable, value in variables
+    ]
+    found = after_import("import timm", codes, cwd=ROOT, env=os.environ | {"HF_ENDPOINT": "http://127.0.0.1:8"})
+    for (variable, _), (said, _) in zip(variables, found, strict=True):
+        assert variable in said, said
+        assert len(said.strip().splitlines()) == 1
 
 
 @pytest.mark.parametrize("error", [OSError(""), ValueError("Invalid port: 'port'")])
