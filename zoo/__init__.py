@@ -31,8 +31,10 @@ __all__ = [
     "list_models",
     "load_collapsed",
     "load_reference",
+    "plan",
     "reparameterize",
     "to_stock",
+    "transform",
 ]
 
 

@@ -17,3 +17,4 @@ from .reparam import (
     reparameterize,
     to_stock,
 )
+from .transforms import plan, transform

@@ -13,6 +13,8 @@ from .names import check_name
 from .names import describe_entry as describe_entry
 from .names import family_of as family_of
 from .names import list_models as list_models
+from .transforms import transform
+from .transforms.transform import ARCHITECTURE
 from .weights.load import known_repository
 from .weights.manifest import weights as weights
 
@@ -23,7 +25,8 @@ def create_model(name: str, pretrained: bool = False, **kwargs: Any) -> nn.Modul
     Args:
         name: Architecture, or ``arch.tag`` for a weight.
         pretrained: Load the weight (of the tag, or the architecture's first).
-        **kwargs: As ``timm.create_model``: ``num_classes``, ``in_chans``, ``features_only``, ...
+        **kwargs: As ``timm.create_model``: ``num_classes``, ``in_chans``, ``features_only``, ...; and ``transform``, a
+            string as :func:`zoo.transform` takes it, with which ``name`` may be any of timm's too.
 
     Raises:
         UnknownNameError: If the name does not exist; the message lists close ones.
@@ -35,7 +38,11 @@ def create_model(name: str, pretrained: bool = False, **kwargs: Any) -> nn.Modul
         overlay = {**(kwargs.pop("pretrained_cfg_overlay", None) or {}), "hf_hub_id": hub}
         return create_model(known, pretrained, pretrained_cfg_overlay=overlay, **kwargs)
     from_elsewhere = name.startswith(("hf-hub:", "hf_hub:", "local-dir:"))
-    if not from_elsewhere:
+    if spec := kwargs.pop("transform", None):
+        if from_elsewhere:
+            return transform(create_model(name, pretrained, **kwargs), spec)
+        name, kwargs = ARCHITECTURE, {"base": name, "transform": spec, **kwargs}
+    if not from_elsewhere and name != ARCHITECTURE:
         check_name(name)
     try:
         return timm.create_model(name, pretrained=pretrained, **kwargs)

@@ -136,6 +136,9 @@ class PDAConv2d(nn.Module):
         names = branch_names(branches)
         self.branches = nn.ModuleDict({name: _make_branch(name, in_channels, out_channels, stride) for name in names})
 
+    norm_returns = False  # set where zoo.transform put the layer in place of a convolution and its batch norm
+    had_bias = False
+
     def forward(self, x: Tensor) -> Tensor:
         """(batch, in_channels, height, width) -> (batch, out_channels, height / stride, width / stride)."""
         if self._stacks(x):
@@ -166,11 +169,18 @@ class PDAConv2d(nn.Module):
         kernels, biases = zip(*(branch.fold() for branch in self.branches.values()), strict=True)
         return torch.stack(kernels), torch.stack(biases)
 
-    def fuse(self) -> nn.Module:
-        """One 3x3 ``nn.Conv2d`` with bias: the same function in eval mode."""
+    def fuse(self, batch_norm: str = "fold") -> nn.Module:
+        """One 3x3 ``nn.Conv2d`` with bias: the same function in eval mode.
+
+        Args:
+            batch_norm: ``keep`` has an effect where ``zoo.transform`` put the layer in place of a convolution and its
+                batch norm: both come back, the batch norm with the shift, and the convolution's bias is 0 or none.
+        """
         kernels, biases = self.fold()
-        conv = _conv(kernels.sum(0), biases.sum(0), self.stride, self._kernel())
-        return self._in_mode_of_branches(conv)
+        conv = self._in_mode_of_branches(_conv(kernels.sum(0), biases.sum(0), self.stride, self._kernel()))
+        if batch_norm == "keep" and self.norm_returns:
+            conv.bias = nn.Parameter(torch.zeros_like(conv.bias), conv.bias.requires_grad) if self.had_bias else None
+        return conv
 
     def _kernel(self) -> Tensor:
         """A learned kernel, the widest there is, since one with a side or group of 1 has no memory format."""
@@ -264,8 +274,8 @@ class PDBConv2d(PDAConv2d):
             bn.weight.mul_(len(self.branches))
             bn.bias.mul_(len(self.branches))
 
-    def fuse(self) -> "MixedConv2d":
-        """The same function in eval mode, with one plain kernel per branch."""
+    def fuse(self, batch_norm: str = "fold") -> "MixedConv2d":
+        """The same function in eval mode, with one plain kernel per branch; no batch norm can take its biases."""
         kernels, biases = self.fold()
         like = self.gate.fc1.weight
         mixed = MixedConv2d(kernels.to(like), biases.to(like), self.stride, copy.deepcopy(self.gate))

@@ -48,6 +48,16 @@ class TemplateBank(nn.Module):
         self.templates = nn.Parameter(torch.empty(num_templates, out_planes, in_planes, kernel_size, kernel_size))
         self.reset_parameters()
 
+    @classmethod
+    def holding(cls, templates: Tensor) -> "TemplateBank":
+        """A bank of given templates, (T, *kernel) of any shape, which become its parameter."""
+        bank = cls(1, 1, 1, 1)
+        bank.templates = nn.Parameter(templates)
+        if templates.dim() == 5:
+            bank.out_planes, bank.in_planes, *sides = templates.shape[1:]
+            bank.kernel_size = sides[0] if sides[0] == sides[1] else tuple(sides)
+        return bank
+
     @property
     def num_templates(self) -> int:
         """T."""
@@ -92,7 +102,9 @@ class TemplateBank(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
         # Module.to(memory_format=torch.channels_last) applies the format to tensors of 5 axes too, which have no such
         # format, and fails.
-        return super()._apply(lambda tensor: fn(tensor.flatten(2)).view(tensor.shape), recurse)
+        return super()._apply(
+            lambda tensor: fn(tensor.flatten(2)).view(tensor.shape) if tensor.dim() == 5 else fn(tensor), recurse
+        )
 
 
 class SharedConv2d(nn.Conv2d):

@@ -14,6 +14,8 @@ from torch.nn.utils import parametrize
 from ..errors import ZooError
 from ..precision import full_precision, same_format
 from . import values
+from .masked import MaskedWeight
+from .tied import TiedWeight
 from .whole import WholeNumbers
 
 
@@ -108,7 +110,8 @@ def maker_of(layer: nn.Module, name: str = "weight") -> nn.Module | None:
     if not is_made(layer, name):
         return None
     first, *others = layer.parametrizations[name]
-    if late := [maker for maker in others if isinstance(maker, WholeNumbers)]:
+    masked = isinstance(first, MaskedWeight)  # of a bank, whose entries then serve at many places
+    if late := [m for m in others if isinstance(m, WholeNumbers) and not (masked and isinstance(m, TiedWeight))]:
         raise ZooError(
             f"The {name} of {label_of(layer)} is made by {type(first).__name__} and then by {type(late[0]).__name__}, "
             "which cannot be counted or moved there: put one maker on a weight, with zoo.layers.make_weight."

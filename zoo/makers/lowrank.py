@@ -1,6 +1,6 @@
-"""Symmetric kernels of low rank, stored as eigenvalues and eigenvectors per tap.
+"""Kernels of low rank: symmetric ones, stored as eigenvalues and eigenvectors per tap, and products of two factors.
 
-Paper: S. X. Hu, S. Zagoruyko, N. Komodakis, "Exploring Weight Symmetry in Deep Neural Networks", 2019,
+Symmetric, paper: S. X. Hu, S. Zagoruyko, N. Komodakis, "Exploring Weight Symmetry in Deep Neural Networks", 2019,
 https://arxiv.org/abs/1812.11027; its code calls the type ``pdpt``.
 """
 
@@ -74,3 +74,63 @@ class LowRankSymmetric(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.shape}, rank={self.rank}"
+
+
+class LowRankWeight(nn.Module):
+    """Makes a kernel, as a matrix (out, in * rows * columns), as the product of two factors.
+
+    The learned matrix (rank, out + in * rows * columns) has the left factor transposed, then the right one.
+
+    Args:
+        shape: Of the kernel: (out, in, rows, columns) or (out, in).
+        rank: An integer from 1 (at most the smaller side of the matrix is taken), or a share of that side, from above 0
+            to below 1.
+
+    Raises:
+        ZooError: If there is no such rank.
+    """
+
+    def __init__(self, shape: Sequence[int], rank: int | float):
+        super().__init__()
+        self.shape = tuple(shape)
+        self.sides = (self.shape[0], math.prod(self.shape[1:]))
+        self.rank = rank_of(self.sides, rank)
+
+    def forward(self, learned: Tensor) -> Tensor:
+        """(rank, out + in * rows * columns) -> ``shape``."""
+        left, right = learned.split(self.sides, 1)
+        return (left.t() @ right).view(self.shape)
+
+    def right_inverse(self, kernel: Tensor) -> Tensor:
+        """The nearest kernel of this rank, with both factors of one norm: the singular values of largest size."""
+        left, right = leading_factors(kernel.reshape(self.sides).double(), self.rank)
+        root = right.norm(dim=1).clamp_min(torch.finfo(torch.float64).tiny).sqrt()
+        return torch.cat([left.t() * root[:, None], right / root[:, None]], 1).to(kernel.dtype)
+
+    def extra_repr(self) -> str:
+        return f"{self.shape}, rank={self.rank}"
+
+
+def leading_factors(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """The nearest product of two factors (m, rank) and (rank, n) to a matrix (m, n): its leading singular vectors.
+
+    They are those of the smaller side's Gram matrix, which takes a small part of the time of a full decomposition. The
+    columns of the left factor are orthonormal, the rows of the right one orthogonal with the singular values as norms.
+    """
+    if matrix.shape[0] <= matrix.shape[1]:
+        left = torch.linalg.eigh(matrix @ matrix.t())[1].flip(1)[:, :rank]
+        return left, left.t() @ matrix
+    right = torch.linalg.eigh(matrix.t() @ matrix)[1].flip(1)[:, :rank]
+    left = matrix @ right
+    norms = left.norm(dim=0).clamp_min(torch.finfo(matrix.dtype).tiny)
+    return left / norms, norms[:, None] * right.t()
+
+
+def rank_of(sides: Sequence[int], rank: int | float) -> int:
+    """A rank as a number, of a matrix with these sides; see :class:`LowRankWeight`."""
+    least = min(sides)
+    if isinstance(rank, float) and 0 < rank < 1:
+        return max(1, round(rank * least))
+    if isinstance(rank, bool) or not isinstance(rank, int) or not rank >= 1:
+        raise ZooError(f"rank {rank!r} must be an integer from 1, or a share of the full rank from above 0 to below 1.")
+    return min(rank, least)

@@ -80,6 +80,7 @@ class MaskedWeight(WholeNumbers):
 
     Attributes:
         weights_per_entry: Weights that one entry switches.
+        planned: Weights that were on when it was made.
     """
 
     def __init__(self, shape: Sequence[int], sparsity: float = 0.0, unit: str = "weight", on: int | None = None):
@@ -88,6 +89,7 @@ class MaskedWeight(WholeNumbers):
         entries = math.prod(switched)
         on = entries_on(entries, sparsity) if on is None else on
         self.weights_per_entry = math.prod(shape) // entries
+        self.planned = on * self.weights_per_entry
         mask = torch.ones(entries, dtype=torch.bool)
         if on < entries:
             mask[torch.randperm(entries)[on:]] = False

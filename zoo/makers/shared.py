@@ -38,3 +38,23 @@ class SharedWeight(nn.Module):
         found = gram @ (rows @ target)
         found = found + gram @ (rows @ (target - found @ rows))  # the normal equations square the condition number
         return found.to(kernel.dtype)
+
+
+class ReusedWeight(nn.Module):
+    """Makes a kernel, or any other tensor, as the one template of a bank: the layer learns nothing of its own.
+
+    Args:
+        bank: Module with a parameter ``templates`` (1, *shape).
+    """
+
+    def __init__(self, bank: nn.Module):
+        super().__init__()
+        self.bank = bank
+
+    def forward(self, learned: Tensor) -> Tensor:
+        """(0,), nothing -> (*shape)."""
+        return self.bank.templates[0]
+
+    def right_inverse(self, kernel: Tensor) -> Tensor:
+        """(*shape) -> (0,)."""
+        return kernel.new_zeros(0)

@@ -4,7 +4,7 @@ import contextlib
 import copy
 import difflib
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -22,7 +22,7 @@ from ._reference import differences, rename_from_reference
 
 
 def build_model(
-    cls: type[nn.Module],
+    cls: Callable[..., nn.Module],
     variant: str,
     pretrained: bool = False,
     *,
@@ -42,7 +42,7 @@ def build_model(
     where the bytes of a pretrained weight come from is decided here, so that none of ours is loaded unverified.
 
     Args:
-        cls: Network class.
+        cls: Network class, or a function that makes the network.
         variant: Registered name.
         pretrained: Load the weight that the configuration stands for.
         levels: Number of feature levels, the default of ``out_indices``.
@@ -246,8 +246,10 @@ def _is_part(name: str, layers: Iterable[str | None]) -> bool:
     return any(layer and name.startswith(f"{layer}.") for layer in layers)
 
 
-def _check_arguments(cls: type[nn.Module], variant: str, arguments: Mapping[str, Any]) -> None:
-    """Refuse arguments that no constructor of the class takes."""
+def _check_arguments(cls: Callable[..., nn.Module], variant: str, arguments: Mapping[str, Any]) -> None:
+    """Refuse arguments that no constructor of the class takes; one that is a function says so itself."""
+    if not isinstance(cls, type):
+        return
     known: list[str] = []
     for base in cls.__mro__:
         if "__init__" in vars(base):

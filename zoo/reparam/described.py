@@ -123,6 +123,11 @@ def _name_of(plain: nn.Module) -> tuple[str, dict[str, Any]] | None:
 
 
 def _candidates(plain: nn.Module) -> Iterator[tuple[str, dict[str, Any]]]:
+    if base := plain._model_args.get("base"):  # of one that was transformed
+        own = ("base", "base_args", "transform", "collapsed", "num_classes")
+        others = {key: value for key, value in plain._model_args.items() if key not in own}
+        yield base, {**plain._model_args.get("base_args", {}), **others}
+        return
     if isinstance(plain, WideResNet):
         depth, width = 6 * len(plain.stages[0]) + 4, plain.num_features / 64
         if width.is_integer():

@@ -23,13 +23,23 @@ def plain_copy(model: nn.Module, batch_norm: str = "keep", reuse: str = "shared"
         batch_norm: ``keep`` or ``fold``.
         reuse: ``shared`` or ``unroll``.
     """
-    plain = _replace(copy_of(model), {"batch_norm": batch_norm, "reuse": reuse})
+    plain = _replace(copy_of(model), {"batch_norm": batch_norm, "reuse": reuse}, only_made=is_transformed(model))
+    for part in plain.modules():
+        vars(part).pop("zoo_report", None)
     if batch_norm == "fold":
         old, names = _parts(plain), dict(plain.named_modules())
         fold_batch_norms(plain)
         _replace_in_lists(plain, old, {part: plain.get_submodule(name) for name, part in names.items()})
     own_storage(plain, channels_last=_is_channels_last(model))
     return plain.eval()
+
+
+def is_transformed(model: nn.Module) -> bool:
+    """Whether a network, or a part of it, comes from ``zoo.transform``: what collapses then is what that put there.
+
+    Blocks of timm's that have a ``fuse`` of their own stay what they were.
+    """
+    return any("zoo_report" in vars(module) for module in model.modules())
 
 
 def _is_channels_last(model: nn.Module) -> bool:
@@ -42,7 +52,7 @@ def _kernels(model: nn.Module) -> list[nn.Parameter]:
     return [p for p in model.parameters() if p.dim() == 4 and p.layout == torch.strided]
 
 
-def _replace(module: nn.Module, options: dict[str, str]) -> nn.Module:
+def _replace(module: nn.Module, options: dict[str, str], only_made: bool) -> nn.Module:
     """Replace modules by what ``fuse()`` returns, inner ones first; one used twice is replaced by one."""
     done: dict[nn.Module, nn.Module] = {}
     old = _parts(module)
@@ -53,7 +63,7 @@ def _replace(module: nn.Module, options: dict[str, str]) -> nn.Module:
                 for name, child in list(module._modules.items()):
                     if child is not None and (plain := walk(child)) is not child:
                         module._modules[name] = plain
-            done[module] = _keep_hooks(module, _fused(module, options))
+            done[module] = _keep_hooks(module, _fused(module, options, only_made))
         return done[module]
 
     plain = walk(module)
@@ -109,8 +119,9 @@ def _replace_in_lists(plain: nn.Module, old: list[nn.Module | nn.Parameter], new
                 vars(part)[key] = other
 
 
-def _fused(module: nn.Module, options: dict[str, str]) -> nn.Module:
-    if hasattr(module, "fuse"):
+def _fused(module: nn.Module, options: dict[str, str], only_made: bool) -> nn.Module:
+    made = is_parametrized(module) or type(module).__module__.startswith("zoo.")
+    if hasattr(module, "fuse") and (made or not only_made):
         accepted = inspect.signature(module.fuse).parameters
         return module.fuse(**{key: value for key, value in options.items() if key in accepted})
     return plain_layer(module) if is_parametrized(module) else module

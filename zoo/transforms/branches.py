@@ -1,0 +1,210 @@
+"""Kinds that put parallel branches in place of a convolution and the batch norm behind it: PD-A, PD-B, AC."""
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ..errors import ZooError
+from ..layers.paradise import AC_BRANCHES, BRANCHES, PDAConv2d, PDBConv2d, branch_names
+from ..makers.base import is_made
+from ..precision import full_precision
+from .kinds import Kind
+from .target import Target
+
+Layers = str | tuple[str, ...] | None
+
+_NORMS = ("BatchNorm2d", "BatchNormAct2d", "SyncBatchNorm", "SyncBatchNormAct")
+
+
+class NormPlace(nn.Module):
+    """Stands where the batch norm of a convolution was that branches with batch norms of their own took the place of.
+
+    What timm's batch norms do besides, activate and drop, stays here under the same names. ``fuse`` gives the batch
+    norm back.
+
+    Args:
+        norm: The batch norm.
+        conv: The branches.
+    """
+
+    def __init__(self, norm: nn.Module, conv: PDAConv2d):
+        super().__init__()
+        for name in ("drop", "act"):
+            if isinstance(part := getattr(norm, name, None), nn.Module):
+                self.add_module(name, part)
+        like = copy.deepcopy(norm).to("meta").requires_grad_(False)
+        for hooks in (like._forward_hooks, like._forward_pre_hooks):
+            hooks.clear()
+        self.before = (like, conv)  # in a tuple, since neither is a part of this module
+        self.train(norm.training)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, channels, height, width) -> the same shape."""
+        for part in self._modules.values():
+            x = part(x)
+        return x
+
+    @full_precision()
+    def fuse(self, batch_norm: str = "fold") -> nn.Module:
+        """What stays of it when the branches have become one convolution.
+
+        Args:
+            batch_norm: ``fold`` for nothing, or the activation; ``keep`` for the batch norm, which then only shifts.
+        """
+        like, conv = self.before
+        if batch_norm == "fold" or isinstance(conv, PDBConv2d):
+            if not self._modules:
+                return nn.Identity()
+            return nn.Sequential(*map(copy.deepcopy, self._modules.values())).train(self.training)
+        shift = conv.fold()[1].sum(0)
+        norm = copy.deepcopy(like).to_empty(device=shift.device).to(conv._kernel().dtype)
+        for name, part in self._modules.items():
+            norm.add_module(name, copy.deepcopy(part))
+        for name, value in (("weight", 1.0), ("bias", shift), ("running_mean", 0.0), ("running_var", 1 - norm.eps)):
+            _set(norm, name, value)
+        if norm.bias is None:
+            _set(norm, "running_mean", -shift)
+        if norm.num_batches_tracked is not None:
+            norm.num_batches_tracked.zero_()
+        trained = any(p.requires_grad for p in conv.batch_norms()[0].parameters())
+        for parameter in norm.parameters(recurse=False):
+            parameter.requires_grad_(trained)
+        return norm.train(self.training)
+
+    def extra_repr(self) -> str:
+        """The batch norm for ``print``."""
+        return type(self.before[0]).__name__
+
+
+@torch.no_grad()
+def _set(norm: nn.Module, name: str, value: Tensor | float) -> None:
+    tensor = getattr(norm, name)
+    if tensor is not None:
+        tensor.copy_(value) if isinstance(value, Tensor) else tensor.fill_(value)
+
+
+def pd_a(target: Target, branches: str | Sequence[str], layers: Layers) -> None:
+    """Parallel branches, summed."""
+    _put_branches(target, branch_names(_listed(branches)), layers, None)
+
+
+def pd_b(target: Target, branches: str | Sequence[str], reduction: int, layers: Layers) -> None:
+    """Parallel branches, weighted by a gate that sees the input."""
+    if isinstance(reduction, bool) or not isinstance(reduction, int) or reduction < 1:
+        raise ZooError(f"pd_b: reduction divides the gate's hidden width: an integer from 1, not {reduction!r}.")
+    _put_branches(target, branch_names(_listed(branches)), layers, reduction)
+
+
+def ac(target: Target, layers: Layers) -> None:
+    """The published baseline of PD-A: a 3x3, a 3x1 and a 1x3 convolution."""
+    _put_branches(target, AC_BRANCHES, layers, None)
+
+
+def _listed(branches: str | Sequence[str]) -> str | Sequence[str]:
+    return branches.replace("|", ",") if isinstance(branches, str) else branches
+
+
+def _put_branches(target: Target, branches: tuple[str, ...], layers: Layers, reduction: int | None) -> None:
+    if "standard1" not in branches:
+        raise ZooError(f"{target.kind}: the branch standard1 takes the kernel there is; add it to branches.")
+    chosen = target.convs(layers)
+    norm_of = target.flow.norm_of if chosen else {}
+    modules = dict(target.model.named_modules())
+    for name, conv in chosen.items():
+        norm = modules.get(norm_of.get(name, ""))
+        if reason := _unfit(conv, norm, target.flow.uses.get(name, 0)):
+            if is_made(conv):
+                target.taken.append(name)
+            target.leave(name, conv, reason)
+            continue
+        new = _branched(target, conv, norm, branches, reduction)
+        target.changed(name, conv, f"{len(branches)} branches" + (", gated" if reduction else ""))
+        _replace(target.model, conv, _hooked(new, conv))
+        _replace(target.model, norm, _hooked(NormPlace(norm, new), norm))
+
+
+def _unfit(conv: nn.Conv2d, norm: nn.Module | None, uses: int) -> str:
+    """Why branches cannot take the place of a convolution; empty if they can."""
+    if isinstance(conv, nn.Conv2d) and is_made(conv):
+        maker = type(conv.parametrizations.weight[0]).__name__
+        return f"made already, by {maker}; branches come first, and their kernels can be made then"
+    if type(conv) is not nn.Conv2d:
+        return f"a {type(conv).__name__}, which computes more than a convolution"
+    facts = (
+        (conv.kernel_size == (3, 3), f"a kernel of {conv.kernel_size[0]} x {conv.kernel_size[1]}, not 3 x 3"),
+        (conv.groups == 1, "depthwise" if conv.groups == conv.in_channels else f"{conv.groups} groups"),
+        (conv.stride in ((1, 1), (2, 2)), f"stride {conv.stride}"),
+        (conv.dilation == (1, 1), f"dilation {conv.dilation}"),
+        (conv.padding == (1, 1) and conv.padding_mode == "zeros", f"padding {conv.padding} ({conv.padding_mode})"),
+        (uses <= 1, f"used {uses} times"),
+        (uses > 0, "not used by the network's forward"),
+        (norm is not None, "no batch norm behind it"),
+    )
+    if reason := next((reason for holds, reason in facts if not holds), ""):
+        return reason
+    if type(norm).__name__ not in _NORMS or not isinstance(norm, _BatchNorm):
+        return f"a {type(norm).__name__} behind it, not a batch norm"
+    if norm.running_mean is None or norm.momentum is None or len(norm.running_mean) != conv.out_channels:
+        return "a batch norm without running averages behind it"
+    return ""
+
+
+@torch.no_grad()
+def _branched(
+    target: Target, conv: nn.Conv2d, norm: nn.Module, branches: tuple[str, ...], reduction: int | None
+) -> PDAConv2d:
+    """Branches that compute what the convolution and its batch norm do, in eval and in train mode."""
+    shape = (conv.in_channels, conv.out_channels, conv.stride[0], branches)
+    weight = conv.weight
+    with torch.device(weight.device):
+        new = PDAConv2d(*shape) if reduction is None else PDBConv2d(*shape, reduction)
+    new = new.to(weight.dtype)
+    new.norm_returns, new.had_bias = True, conv.bias is not None
+    own = new.branches["standard1"]
+    for bn in new.batch_norms():
+        bn.eps, bn.momentum = norm.eps, norm.momentum
+    if target.has_values(conv, norm):
+        for other in new.batch_norms(*(name for name in branches if name != "standard1")) if len(branches) > 1 else ():
+            nn.init.zeros_(other.weight)
+        own.conv.weight.copy_(weight)
+        own.bn.running_mean.copy_(norm.running_mean if conv.bias is None else norm.running_mean - conv.bias)
+        own.bn.running_var.copy_(norm.running_var)
+        if norm.affine:
+            own.bn.weight.copy_(norm.weight)
+            own.bn.bias.copy_(norm.bias)
+        if isinstance(new, PDBConv2d):
+            new.level_gate()
+    for module, like in ((own.conv, conv.weight), *((bn, norm.weight) for bn in new.batch_norms())):
+        if like is not None:
+            for parameter in module.parameters():
+                parameter.requires_grad_(like.requires_grad)
+    return new.train(norm.training)
+
+
+def _hooked(new: nn.Module, old: nn.Module) -> nn.Module:
+    """Hooks see the inputs and outputs of the layer in the place of theirs."""
+    for key in ("_forward_hooks", "_forward_pre_hooks", "_forward_hooks_with_kwargs", "_forward_pre_hooks_with_kwargs"):
+        getattr(new, key).update(getattr(old, key))
+    return new
+
+
+def _replace(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    for module in list(model.modules()):
+        if isinstance(module, NormPlace):
+            continue
+        for key, child in list(module._modules.items()):
+            if child is old:
+                module._modules[key] = new
+
+
+KINDS = (
+    Kind("pd_a", "parallel branches, summed, in place of a 3x3 convolution and its batch norm", pd_a,
+         {"branches": BRANCHES, "layers": None}, "branches", "pd_a"),
+    Kind("pd_b", "parallel branches weighted by a gate that sees the input", pd_b,
+         {"branches": BRANCHES, "reduction": 16, "layers": None}, "branches", "pd_b"),
+    Kind("ac", "a 3x3, a 3x1 and a 1x3 convolution with batch norms of their own, summed", ac,
+         {"layers": None}, None, "ac"),
+)  # fmt: skip
