@@ -143,7 +143,7 @@ def normalised(
     mean, std = (torch.tensor(config[key], device=device).view(-1, 1, 1) for key in ("mean", "std"))
     images = images.to(device)
     images = images.contiguous(memory_format=torch.channels_last) if channels_last else images
-    return images.float().div_(255).sub_(mean).div_(std)
+    return torch.div(images, 255).sub_(mean).div_(std)
 
 
 class ImageFolder(Dataset):
