@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..layers.paradise import MixedConv2d
+from ..layers.paradise import MixedConv2d, PDAConv2d
 from ..makers.base import made_tensors, maker_of
 from ..makers.masked import MaskedWeight
 from ..reparam.counts import count_macs
@@ -16,6 +16,9 @@ from ..reparam.walk import plain_copy
 from ..tables import table
 from .flow import without_values
 from .target import Change
+
+
+_BRANCHED = (PDAConv2d, MixedConv2d)
 
 
 @dataclass(frozen=True)
@@ -108,8 +111,14 @@ def _error(error: float | None) -> str:
     return "" if error is None else f"{error:.4f}" if error else "0"
 
 
-def size_of(model: nn.Module, image: tuple[int, int, int], macs: bool = True) -> Size:
-    """What a network takes; it may be on the meta device."""
+def size_of(model: nn.Module, image: tuple[int, int, int], before: Size | None = None) -> Size:
+    """What a network takes; it may be on the meta device.
+
+    Args:
+        model: The network.
+        image: (channels, height, width).
+        before: What the network took that it was made from: other kernels do not change its multiply-adds, branches do.
+    """
     masks: dict[int, MaskedWeight] = {}
     for _, layer, name in made_tensors(model):
         maker = maker_of(layer, name)
@@ -122,7 +131,9 @@ def size_of(model: nn.Module, image: tuple[int, int, int], macs: bool = True) ->
     return Size(
         parameters=parameters,
         on=parameters - off,
-        macs=_macs(model, image) if macs else None,
+        macs=before.macs
+        if before and not any(isinstance(m, _BRANCHED) for m in model.modules())
+        else _macs(model, image),
         bytes=sum(t.numel() * t.element_size() for t in model.state_dict().values()),
     )
 
@@ -145,9 +156,7 @@ def inference_of(plain: nn.Module) -> str:
 def collapsed_size(model: nn.Module, image: tuple[int, int, int], before: Size) -> tuple[Size, str]:
     """What the collapsed network takes, and what it is."""
     plain = plain_copy(without_values(model).eval())
-    gated = any(isinstance(module, MixedConv2d) for module in plain.modules())
-    size = size_of(plain, image, macs=gated)
-    return (size if gated else Size(size.parameters, size.on, before.macs, size.bytes)), inference_of(plain)
+    return size_of(plain, image, before), inference_of(plain)
 
 
 def total_error(squares: Sequence[Sequence[float]], has_values: bool) -> float | None:

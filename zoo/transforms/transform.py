@@ -139,7 +139,7 @@ def apply_steps(
                 "follow any kind but themselves, branches (pd_a, pd_b, ac) come first; or name different layers with "
                 "layers=PATTERN."
             )
-    after = size_of(without_values(model), image)
+    after = size_of(without_values(model), image, before)
     collapsed, words = collapsed_size(model, image, before)
     known = not to_come() and not any(p.is_meta for p in model.parameters())
     spec = write_spec(steps)
