@@ -113,10 +113,12 @@ def _put_branches(target: Target, branches: tuple[str, ...], layers: Layers, red
     chosen = target.convs(layers)
     norm_of = target.flow.norm_of if chosen else {}
     modules = dict(target.model.named_modules())
+    inside = {part for module in modules.values() if isinstance(module, PDAConv2d) for part in module.modules()}
     for name, conv in chosen.items():
         norm = modules.get(norm_of.get(name, ""))
-        if reason := _unfit(conv, norm, target.flow.uses.get(name, 0)):
-            if is_made(conv):
+        reason = "one of several branches already" if conv in inside else ""
+        if reason := reason or _unfit(conv, norm, target.flow.uses.get(name, 0)):
+            if is_made(conv) or conv in inside:
                 target.taken.append(name)
             target.leave(name, conv, reason)
             continue

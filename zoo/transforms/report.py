@@ -17,7 +17,6 @@ from ..tables import table
 from .flow import without_values
 from .target import Change
 
-
 _BRANCHED = (PDAConv2d, MixedConv2d)
 
 
