@@ -12,7 +12,10 @@ from safetensors.torch import load_file
 
 import zoo
 from golden import load_golden
+from protocol import randomise
 from testers import FamilyTester
+from zoo.models.lrunet import ReuseBlock
+from zoo.reparam.export import export
 
 GOLDEN = sorted((Path(__file__).parent / "golden" / "lrunet").glob("*.safetensors"))
 
@@ -173,3 +176,20 @@ def test_paper_arguments_reach_the_generic_entry():
     assert len(model.stages[0].block.dw_bns) == 3
     assert model.head.drop.p == 0.25
     assert model.head.fc.out_channels == 7
+
+
+def test_onnx_files_of_unrolled_blocks_hold_plain_depthwise_convolutions_of_the_same_function(tmp_path):
+    """Engines run these several times as fast as one of a repeated map; all kernels are constants of their own."""
+    onnx = pytest.importorskip("onnx")
+    session = pytest.importorskip("onnxruntime").InferenceSession
+    x = torch.randn(2, 256, 4, 4)  # kernels of more entries than torch makes constants of
+    model = randomise(torch.nn.Sequential(ReuseBlock(256, 2))).eval()
+    file = tmp_path / "model.onnx"
+    export(model, file, "onnx", example=x, batch_norm="fold", reuse="unroll")
+    nodes = onnx.load(file).graph.node
+    constants = {tensor.name for tensor in onnx.load(file).graph.initializer}
+    convs = [node for node in nodes if node.op_type == "Conv"]
+    assert len(convs) == 2 * 4
+    assert all(set(node.input[1:]) <= constants for node in convs)
+    (found,) = session(file).run(None, {"images": x.numpy()})
+    torch.testing.assert_close(torch.from_numpy(found), model(x).detach(), rtol=1e-4, atol=1e-5)

@@ -509,3 +509,31 @@ def test_makers_go_on_any_layer():
     layer = make_weight(nn.Linear(8, 6), TiedWeight((6, 8), 0.5))
     assert learned_of(layer).shape == (24, 1)
     assert layer(torch.zeros(1, 8)).shape == (1, 6)
+
+
+@pytest.mark.parametrize("addition", ["hook", "pre-hook", "second maker", "cache"])
+def test_what_torch_lets_one_add_to_a_made_weight_is_never_passed_over(addition):
+    layer = make_weight(nn.Conv2d(4, 4, 3), MaskedWeight((4, 4, 3, 3), 0.5))
+    kernel, made = layer.weight.detach(), layer.parametrizations.weight
+    assert torch.equal(kernel, learned_of(layer) * layer.parametrizations.weight[0].mask)
+    if addition == "hook":
+        made.register_forward_hook(lambda module, inputs, output: 2 * output)
+    elif addition == "pre-hook":
+        made.register_forward_pre_hook(lambda module, inputs: doubled(module.original))
+    elif addition == "second maker":
+        nn.utils.parametrize.register_parametrization(layer, "weight", Double())
+    else:
+        with nn.utils.parametrize.cached():
+            assert layer.weight is layer.weight
+        assert layer.weight is not layer.weight
+        return
+    assert torch.equal(layer.weight, 2 * kernel)
+
+
+def doubled(tensor):
+    tensor.data.mul_(2)  # and None: the inputs stay
+
+
+class Double(nn.Module):
+    def forward(self, kernel):
+        return 2 * kernel

@@ -9,6 +9,7 @@ import copy
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
 from torch.nn.utils import parametrize
 
 from ..errors import ZooError
@@ -59,16 +60,31 @@ def make_weight(layer: nn.Module, maker: nn.Module, name: str = "weight", start:
     layer.parametrizations[name].unsafe = False  # what is assigned later is compared again
     learned = layer.parametrizations[name].original
     learned.data = learned.data.contiguous()  # a slice would keep the whole tensor, and no file format takes it
-    _extend(layer)
+    _extend(layer, name)
     return layer.train(layer.training)  # the maker too
 
 
-def _extend(layer: nn.Module) -> None:
+def _extend(layer: nn.Module, *names: str) -> None:
     """Add what is ours to the class that torch has made for this layer alone."""
     cls = type(layer)
+    for name in names:
+        setattr(cls, name, _shortened(name, getattr(cls, name)))
     if not hasattr(cls.__mro__[1], "fuse"):  # else the class has its own way of becoming plain
         cls.fuse = plain_layer
     cls.__reduce_ex__ = _reduce
+
+
+def _shortened(name: str, long: property) -> property:
+    """Torch's property of a made tensor, without its calls in between where they do nothing but take time."""
+
+    def get(layer: nn.Module) -> Tensor:
+        made = layer.parametrizations._modules[name]
+        hooked = made._forward_hooks or made._forward_pre_hooks or _has_any_global_hook()
+        if hooked or len(made._modules) > 1 or not made.is_tensor or parametrize._cache_enabled:
+            return long.fget(layer)
+        return made._modules["0"](made.original)
+
+    return property(get, long.fset)
 
 
 def _reduce(layer: nn.Module, protocol: int) -> tuple:
@@ -83,7 +99,7 @@ def _restore(cls: type[nn.Module], names: list[str]) -> nn.Module:
     for name in names:
         layer.register_parameter(name, nn.Parameter(torch.empty(0)))
         parametrize.register_parametrization(layer, name, nn.Identity())
-    _extend(layer)
+    _extend(layer, *names)
     return layer
 
 

@@ -122,7 +122,11 @@ class MaskedWeight(WholeNumbers):
     def forward(self, learned: Tensor) -> Tensor:
         """(S) -> (S), zero where the mask is off."""
         mask = self.whole()
-        return learned * mask.to(learned.dtype).reshape(*mask.shape, *(1,) * (learned.dim() - mask.dim()))
+        # As whole numbers: the product takes a CPU a third of one with bool. No graph can record that without a copy.
+        eager = type(mask) is Tensor and not torch.jit.is_tracing()
+        mask = mask.view(torch.uint8) if eager else mask.to(torch.uint8)
+        more = learned.dim() - mask.dim()
+        return learned * (mask.reshape(*mask.shape, *(1,) * more) if more else mask)
 
     def right_inverse(self, kernel: Tensor) -> Tensor:
         """The kernel itself; what the mask covers is kept but has no effect."""

@@ -75,7 +75,9 @@ class SymmetricWeight(nn.Module):
         """(stored taps, stored channel pairs) -> ``shape``."""
         taps, pairs, factor = self.maps.on(learned.device)
         values = learned if taps is None else learned.index_select(0, taps)
-        values = values.t().contiguous()  # so that the gathered kernel is contiguous: convolutions would copy it
+        # Contiguous, so that the gathered kernel is, which convolutions would copy. The axis of 1 has torch take a loop
+        # that is 2.5 times as fast for so few columns.
+        values = values.t()[None].contiguous()[0]
         values = values if pairs is None else values.index_select(0, pairs)
         values = values if factor is None else values * factor.to(values.dtype)[:, None]
         return values.view(self.shape)

@@ -85,10 +85,26 @@ class UnrolledBlock(nn.Module):
         """(batch, P, height, width) -> the same shape."""
         last = len(self.steps) - 1
         for step, layers in enumerate(self.steps):
-            x = F.relu(layers(repeat_channels(x, 2)) + x)
+            halved = torch.onnx.is_in_onnx_export() and isinstance(layers.dw_bn, nn.Identity)
+            y = layers.pw_bn(_in_halves(layers.dw, layers.pw, x)) if halved else layers(repeat_channels(x, 2))
+            x = F.relu(y + x)
             if step != last:
                 x = interleave_halves(x, swap=True)
         return x
+
+
+def _in_halves(dw: nn.Conv2d, pw: nn.Conv2d, x: Tensor) -> Tensor:
+    """``pw(dw(repeat_channels(x, 2)))`` without a repetition: the first and second outputs of all channels apart.
+
+    Other engines run depthwise convolutions of plain maps best; PyTorch, that of the repeated one (docs/speed.md).
+    """
+    parts = []
+    for half in (slice(0, None, 2), slice(1, None, 2)):
+        bias = None if dw.bias is None else dw.bias[half]
+        part = F.conv2d(x, dw.weight[half], bias, dw.stride, dw.padding, groups=x.shape[1])
+        bias = pw.bias if not parts else None
+        parts.append(F.conv2d(part, pw.weight[:, half], bias, groups=pw.groups))
+    return parts[0] + parts[1]
 
 
 class ReuseStage(nn.Module):

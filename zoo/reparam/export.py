@@ -23,6 +23,7 @@ from .described import said_of
 from .file_facts import file_facts
 from .record import EquivalenceRecord, equivalence_record, random_images
 
+_CONSTANT = 2**20
 _TOLERANCE = 1e-3  # of the largest score: float32 sums in another order, over up to 150 layers
 
 
@@ -106,6 +107,9 @@ def _onnx(plain: nn.Module, inputs: Tensor, facts: dict[str, str]) -> tuple[byte
         output_names=_output_names(plain(inputs)),
         dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
     )
+    # kernels that are parts of others become constants too, as tools that quantize expect; torch stops at 8,192 entries
+    optimizer = require("onnxscript.optimizer", "export")
+    optimizer.optimize_ir(program.model, input_size_limit=_CONSTANT, output_size_limit=_CONSTANT)
     program.model.metadata_props.update(facts)
     buffer = io.BytesIO()
     program.save(buffer)
