@@ -1,0 +1,87 @@
+"""What the measuring scripts share: the machine's name, times in turn, and results as a file."""
+
+import importlib.metadata
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import torch
+
+_SIDE = 1024
+
+
+def machine(threads: int) -> dict[str, Any]:
+    """The processor, threads, versions, and the fastest float32 matrix product now, in 10^9 multiply-adds a second."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    cpu = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+    flags = next((line.split() for line in lines if line.startswith("flags")), [])
+    versions = {}
+    for name in ("torch", "timm", "onnxruntime", "openvino", "nncf"):
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    square = torch.randn(_SIDE, _SIDE)
+    best = min(seconds(lambda: square @ square) for _ in range(15))
+    return {
+        "cpu": cpu,
+        "features": sorted({"avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile"} & set(flags)),
+        "threads": threads,
+        "peak": round(_SIDE**3 / best / 1e9, 1),
+        "versions": versions,
+        "date": date.today().isoformat(),
+    }
+
+
+def seconds(run: Callable[[], object], repeats: int = 1) -> float:
+    """Processor time of one call, that of all its threads."""
+    start = time.process_time()
+    for _ in range(repeats):
+        run()
+    return (time.process_time() - start) / repeats
+
+
+def ratios(
+    work: dict[str, Callable[[], object]], rounds: int, between: Callable[[], object] | None = None
+) -> tuple[float, dict[str, list[float]]]:
+    """Time functions in turn in each round.
+
+    Args:
+        work: By name; what the times are divided by comes first.
+        rounds: How often.
+        between: Called before each timing, which is then of a single call.
+
+    Returns:
+        The median time of the first in seconds, and by name median, lowest and highest of time over that of the first
+        in the same round.
+    """
+    repeats = {}
+    for name, run in work.items():
+        run(), run()
+        repeats[name] = max(1, round(0.005 / max(seconds(run), 1e-6)))
+    times: dict[str, list[float]] = {name: [] for name in work}
+    for _ in range(rounds):
+        for name, run in work.items():
+            if between:
+                between()
+            times[name].append(seconds(run, 1 if between else repeats[name]))
+    first = next(iter(times.values()))
+    found = {}
+    for name, own in times.items():
+        parts = [a / b for a, b in zip(own, first, strict=True)]
+        found[name] = [round(value, 3) for value in (statistics.median(parts), min(parts), max(parts))]
+    return statistics.median(first), found
+
+
+def write(path: str, result: dict[str, Any]) -> None:
+    """Write a result as JSON, a line for each of its rows."""
+    lines = [f'"machine": {json.dumps(result["machine"])}']
+    for key, rows in result.items():
+        if key != "machine":
+            lines.append(f'"{key}": [\n' + ",\n".join(f"  {json.dumps(row)}" for row in rows) + "\n]")
+    Path(path).write_text("{\n" + ",\n".join(lines) + "\n}\n")
