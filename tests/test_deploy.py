@@ -1,22 +1,28 @@
 """``zoo deploy``: a folder that runs alone says what the network says; what cannot be made is one line."""
 
+import functools
+import gzip
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from zoo.cli import main
 from zoo.cli.demo import SAMPLE
 from zoo.deploy import deploy as deploying
-from zoo.deploy import engines
+from zoo.deploy import engines, quantized
+from zoo.deploy.fused import fuse_convolutions
 from zoo.evaluation.predict import label_names, predict
 from zoo.named import load_named
 
 NAME = "lrunet1_100.zoo_fmnist"
 COLOUR = "symm_wrn_16_1.zoo_c10"
+STAGED = sorted(path.parent for path in (Path(__file__).parent.parent / "hub").glob("*/predictions.npz"))
 ENGINES = [name for name, engine in engines.ENGINES.items() if engines.missing(engine) is None]
 
 
@@ -86,7 +92,9 @@ def test_a_folder_alone_says_what_the_network_says(engine, name, images, tmp_pat
 
 def test_accuracy_is_compared_image_by_image(tmp_path, monkeypatch, capsys):
     """By the fastest of all engines but one, which is said to be missing."""
-    monkeypatch.setattr(engines, "missing", lambda engine: "openvino" if "openvino" in engine.needs else None)
+    lacks = lambda engine, precision: "openvino" if "openvino" in engine.needs else None  # noqa: E731
+    monkeypatch.setattr(engines, "missing", lacks)
+    monkeypatch.setattr(deploying, "speeds", functools.partial(deploying.speeds, rounds=1))
     engine = "auto"
     folder = tmp_path / "made"
     assert deploy(NAME, "--engine", engine, "--accuracy", "--data", SAMPLE, "-o", folder) == 0
@@ -128,11 +136,108 @@ def test_bfloat16_differs_as_its_digits_do(engine, tmp_path, quick, monkeypatch)
     assert 1e-4 < facts["scores"]["max_relative"] < 0.05
 
 
+@pytest.fixture(scope="module")
+def training(tmp_path_factory):
+    """Fashion-MNIST images under the names of the training split; the test split is missing."""
+    folder = tmp_path_factory.mktemp("training")
+    for path in SAMPLE.glob("t10k-*.gz"):
+        with gzip.open(path) as file:
+            (folder / path.name.replace("t10k", "train").removesuffix(".gz")).write_bytes(file.read())
+    return folder
+
+
+@pytest.mark.skipif("openvino" not in ENGINES, reason="needs OpenVINO")
+def test_int8_says_how_it_was_calibrated_and_stays_near(training, tmp_path, quick, monkeypatch, capsys):
+    pytest.importorskip("nncf")
+    monkeypatch.setattr(engines, "_has_int8", lambda: True)
+    monkeypatch.setattr(deploying, "CALIBRATION", 48)
+    monkeypatch.setattr(quantized, "CALIBRATION", 48)
+    found = {}
+    for engine in ("onnxruntime", "openvino"):
+        folder = tmp_path / engine
+        assert deploy(NAME, "--engine", engine, "--precision", "int8", "--data", training, "-o", folder, "--json") == 0
+        found[engine] = facts = json.loads(capsys.readouterr().out)
+        assert {path.name for path in folder.iterdir()} == {"model.onnx", "network.json", "run.py", "README.md"}
+        made, card = facts["quantized"], (folder / "README.md").read_text()
+        assert (made["calibration"], made["apart"]) == (48, 512) and set(made["tried"]) == set(_settings(engine))
+        assert (
+            made["tried"][made["setting"]]["divergence"] < 0.01 and made["tried"][made["setting"]]["same_guess"] > 500
+        )
+        assert 1e-3 < facts["scores"]["max_relative"] < 0.3 and "512 training" in card and made["setting"] in card
+        run = deploying._module(engine).load(folder / "model.onnx", 1, "int8")
+        assert run(np.zeros((2, 1, 28, 28), np.float32)).shape == (2, 10)
+    assert found["openvino"]["versions"].keys() >= {"openvino", "nncf"} and found["openvino"]["bytes"] < 350_000
+
+
+def _settings(engine):
+    return deploying._module(engine).SETTINGS
+
+
+def test_the_nearest_setting_is_taken_and_a_little_nearer_is_not_enough(tmp_path):
+    """A quantizer that adds to the first class: three ways, of which the middle one is nearest, the last a little."""
+
+    class Engine:
+        SETTINGS = ("far", "near", "a little nearer")
+
+        def quantized(name, path, target, images):
+            target.write_text({"far": "0.9", "near": "0.1", "a little nearer": "0.099"}[name])
+
+        def load(path, threads, precision):
+            shift = float(path.read_text())
+            return lambda x: np.stack([x.mean((1, 2, 3)) + shift, x[:, 0, 0, 0]], 1)
+
+    path = tmp_path / "network"
+    path.write_text("0")
+    images = np.random.default_rng(0).standard_normal((30, 1, 4, 4), dtype=np.float32)
+    _, facts = quantized.quantize(Engine, path, images, 1)
+    assert facts["quantized"]["setting"] == "near" and path.read_text() == "0.1" and list(tmp_path.iterdir()) == [path]
+    assert facts["quantized"]["calibration"] == facts["quantized"]["apart"] == 15
+    assert facts["scores"]["max_absolute"] == pytest.approx(0.1, rel=1e-5)
+
+
+class _Joins(torch.nn.Module):
+    """Convolutions before a ReLU, a sum, a sum that spreads, and two with one kernel."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = (torch.nn.Conv2d(4, 4, 3, padding=1, groups=g, bias=g > 1) for g in (1, 2, 4))
+        self.wide = torch.nn.Conv2d(4, 4, 3, stride=2, dilation=2)
+
+    def forward(self, x):
+        x = self.a(x).relu()
+        x = (self.b(x) + x).relu()
+        x = self.c(x) + x.mean((2, 3), keepdim=True)
+        return self.wide(x), torch.conv2d(self.wide(x), self.a.weight), x.clamp(0) + 1
+
+
+def test_joined_convolutions_compute_the_same():
+    network = _Joins().eval().requires_grad_(False)
+    images = torch.randn(3, 4, 12, 12)
+    program = torch.export.export(network, (images,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
+    fuse_convolutions(program)
+    found = [str(node.target) for node in program.graph.nodes]
+    assert found.count("mkldnn._convolution_pointwise.binary") == 1
+    assert found.count("mkldnn._convolution_pointwise.default") == 1
+    assert found.count("aten.conv2d.default") == 4, "those whose kernel is read twice"
+    for n in (1, 3):
+        for a, b in zip(network(images[:n]), program.module()(images[:n]), strict=True):
+            torch.testing.assert_close(a, b)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("name", [path.name for path in STAGED])
+def test_every_staged_weight_runs_alone(engine, name, images, tmp_path, quick, capsys):
+    test_a_folder_alone_says_what_the_network_says(engine, name, images, tmp_path, quick, capsys)
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["--engine", "torch", "--precision", "int8"], "--precision fp32 or bf16"),
-        (["--engine", "auto", "--precision", "int8"], "--precision fp32"),
+        (["--engine", "torch", "--precision", "int8"], "--engine onnxruntime or openvino"),
+        (["--engine", "auto", "--precision", "int8"], "on training images add --data DIR"),
+        (["--engine", "auto", "--precision", "int8", "--data", str(SAMPLE)], "train split"),
+        (["--engine", "auto", "--precision", "int8", "--data", str(SAMPLE), "--dataset", "cifar100"], "--dataset"),
         (["--engine", "onnxruntime", "--precision", "bf16"], "--engine torch"),
         (["--engine", "torch", "--accuracy"], "--data DIR"),
         (["--engine", "torch", "--accuracy", "--data", "nowhere"], "nowhere"),
@@ -150,7 +255,9 @@ def test_what_cannot_be_made_is_one_line_and_leaves_nothing(words, says, tmp_pat
 @pytest.mark.parametrize(
     ("words", "change", "says"),
     [
-        (["onnxruntime"], ("missing", lambda engine: "onnxscript"), "pip install 'repara-zoo[export]'"),
+        (["onnxruntime"], ("missing", lambda *of: "onnxscript"), "pip install 'repara-zoo[export]'"),
+        (["openvino", "--precision", "int8"], ("missing", lambda *of: "nncf"), "pip install 'repara-zoo[int8]'"),
+        (["onnxruntime", "--precision", "int8"], ("_has_int8", lambda: False), "--precision fp32"),
         (["torch", "--precision", "bf16"], ("_has_bfloat16", lambda: False), "--precision fp32"),
     ],
 )

@@ -43,6 +43,7 @@ def figures(facts: dict[str, Any]) -> str:
         f"Scores of {scores['images']} images differ from the network's by {scores['max_absolute']:.1e} at most, "
         f"{scores['max_relative']:.1e} of the largest.",
         "",
+        *_quantized_lines(facts.get("quantized")),
         *_accuracy_lines(facts.get("accuracy")),
         "",
         *_speed_lines(facts["speed"]),
@@ -54,6 +55,21 @@ def figures(facts: dict[str, Any]) -> str:
         chosen = f"`--engine auto` took {ENGINES[facts['engine']].title}: its median is the lowest for one image."
         lines += ["", " ".join([chosen, *others])]
     return "\n".join(lines)
+
+
+def _quantized_lines(found: dict[str, Any] | None) -> list[str]:
+    if not found:
+        return []
+    tried = "; ".join(
+        f"{name}: divergence {row['divergence']:.2g}, {row['same_guess']} with the same guess"
+        for name, row in found["tried"].items()
+    )
+    return [
+        f"Quantized to int8, kernels by channel, with {found['setting']}, calibrated on {found['calibration']} "
+        f"training images; no test image was used. Tried, on {found['apart']} other training images: {tried}. The CPU "
+        "needs sums of int8 products (VNNI, AMX or Arm's dot), else they may overflow.",
+        "",
+    ]
 
 
 def _accuracy_lines(found: dict[str, Any] | None) -> list[str]:

@@ -19,6 +19,7 @@ from ..errors import DataError, ZooError
 from ..evaluation.compare import compare
 from ..evaluation.predict import label_names
 from ..evaluation.predictions import Predictions
+from ..evaluation.result import Result
 from ..evaluation.validate import validate
 from ..extras import DISTRIBUTION
 from ..files import replace_folder
@@ -29,8 +30,10 @@ from ..reparam.file_facts import weight_of
 from ..reparam.record import random_images
 from ..version import __version__
 from ..weights.manifest import weights
+from .calibration import training_images
 from .card import card
 from .engines import AUTO, ENGINES, usable_engines
+from .quantized import APART, CALIBRATION, quantize
 from .run_script import preparation, run_script
 from .speed import speeds
 
@@ -56,7 +59,7 @@ def deploy(
         found: The network, as :func:`zoo.named.load_named` gives it.
         folder: Of the result.
         engine: A name of :data:`.engines.ENGINES`, or ``auto``: the one that here takes the least time for one image.
-        precision: ``fp32`` or ``bf16``.
+        precision: ``fp32``, ``bf16`` or ``int8``, which is calibrated on training images.
         data: Folder of the data set.
         dataset: Its name; by default what the network was trained on.
         accuracy: Measure the test set with the network and the file, and compare them image by image.
@@ -71,10 +74,14 @@ def deploy(
     folder = _own_place(Path(folder).expanduser())
     names, left_out = usable_engines(engine, precision)
     dataset = dataset or found.dataset
-    if accuracy and not (data and dataset):
+    if (accuracy or precision == "int8") and not (data and dataset):
         missing = "--data DIR, the folder of the data set" if dataset else "--dataset NAME and --data DIR"
-        raise ZooError(f"{found.name}: to measure the accuracy add {missing}.")
-    config = resolve_data_config(model=found.model)
+        purpose = "calibrate int8 on training images" if precision == "int8" else "measure the accuracy"
+        raise ZooError(f"{found.name}: to {purpose} add {missing}.")
+    config, place = resolve_data_config(model=found.model), (dataset, data, set())
+    training = training_images(found, dataset, data, config, CALIBRATION + APART) if precision == "int8" else None
+    if accuracy:
+        before = _validated(found, found.model, *place)
     facts = {"producer": _PRODUCER, "version": __version__, "name": found.name}
     facts |= {"engine": engine, "precision": precision}  # of auto: until it is measured
     facts |= preparation(config, found.name) | {"classes": label_names(found.model, found.dataset)}
@@ -85,12 +92,12 @@ def deploy(
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         part.mkdir()
-        run, measured = _make(found, part, names, precision)
+        run, measured = _make(found, part, names, precision, training)
         facts |= measured
         if engine == AUTO:
             facts["left_out"] = left_out
         if accuracy:
-            facts["accuracy"] = _accuracy(found, run, dataset, data)
+            facts["accuracy"] = _accuracy(before, _validated(found, Running(run, found.model), *place), data)
         script = run_script(_module(facts["engine"]).LOAD, ENGINES[facts["engine"]].runs_with)
         texts = {"run.py": script, FACTS: json.dumps(facts, indent=2)}
         for name, text in (texts | {"README.md": card(facts)}).items():
@@ -108,16 +115,27 @@ def _module(engine: str) -> Any:
 
 
 def _make(
-    found: Named, part: Path, engines: list[str], precision: str
+    found: Named, part: Path, engines: list[str], precision: str, training: np.ndarray | None
 ) -> tuple[Callable[[np.ndarray], np.ndarray], dict[str, Any]]:
     """Write the file of each engine and time all in turn; what runs the fastest, which stays, and what was measured."""
-    model, runs, macs = found.model, {}, 0
+    model, runs, macs, quantized = found.model, {}, 0, {}
     about = {"name": found.name, "dataset": found.dataset, "sha256": found.sha256}
-    for engine in engines:
-        path = part / engine / ENGINES[engine].file
-        module = _module(engine)
-        record = module.write(model, path, precision, **about, batch_norm="fold", reuse="unroll")
-        runs[engine], macs = module.load(path, torch.get_num_threads(), precision), record.after.macs
+    written: dict[Callable, Path] = {}
+    paths = {engine: part / engine / ENGINES[engine].file for engine in engines}
+    for engine, path in paths.items():
+        write = _module(engine).write
+        if write in written:  # two engines run the same file
+            path.parent.mkdir()
+            shutil.copyfile(written[write], path)
+        else:
+            macs = write(model, path, precision, **about, batch_norm="fold", reuse="unroll").after.macs
+            written[write] = path
+    threads = torch.get_num_threads()
+    for engine, path in paths.items():
+        if training is None:
+            runs[engine] = _module(engine).load(path, threads, precision)
+        else:
+            runs[engine], quantized[engine] = quantize(_module(engine), path, training, threads)
     images = random_images(model, 8, 2).float()
     (expected, *others), found_scores = outputs_of(model, images), {e: run(images.numpy()) for e, run in runs.items()}
     if others or any(expected.shape != scores.shape or scores.ndim != 2 for scores in found_scores.values()):
@@ -126,18 +144,22 @@ def _make(
     titled = {ENGINES[engine].title: run for engine, run in runs.items()}
     times = speeds(eager | titled, tuple(images.shape[1:]), macs)
     best = min(engines, key=lambda engine: times[0]["ratios"].get(ENGINES[engine].title, {}).get("median", 0))
-    (part / best / ENGINES[best].file).rename(part / ENGINES[best].file)
+    paths[best].rename(part / ENGINES[best].file)
     for engine in engines:
-        shutil.rmtree(part / engine)
+        shutil.rmtree(paths[engine].parent)
     absolute, relative = gap_of(expected, torch.from_numpy(found_scores[best]))
     return runs[best], {
         "engine": best,
         "file": ENGINES[best].file,
         "bytes": (part / ENGINES[best].file).stat().st_size,
-        "versions": {name: importlib.metadata.version(name) for name in ("torch", "timm", *ENGINES[best].needs)},
+        "versions": {name: importlib.metadata.version(name) for name in ("torch", "timm", *_packages(best, precision))},
         "scores": {"images": "8 random", "max_absolute": absolute, "max_relative": relative},
         "speed": times,
-    }
+    } | quantized.get(best, {})
+
+
+def _packages(engine: str, precision: str) -> tuple[str, ...]:
+    return ENGINES[engine].needs + (ENGINES[engine].quantizer if precision == "int8" else ())
 
 
 def _eager(model: nn.Module) -> Callable[[np.ndarray], object]:
@@ -148,7 +170,7 @@ def _eager(model: nn.Module) -> Callable[[np.ndarray], object]:
     return run
 
 
-class _Running(nn.Module):
+class Running(nn.Module):
     """What runs a file, as a network for measuring."""
 
     def __init__(self, run: Callable[[np.ndarray], np.ndarray], model: nn.Module):
@@ -159,13 +181,13 @@ class _Running(nn.Module):
         return torch.from_numpy(self.run(images.numpy()))
 
 
-def _accuracy(found: Named, run: Callable[[np.ndarray], np.ndarray], dataset: str, data: str | Path) -> dict[str, Any]:
+def _validated(found: Named, model: nn.Module, dataset: str, data: str | Path, said: set[str]) -> Result:
+    options = {"name": found.name, "sha256": found.sha256, "device": "cpu", "said": said}
+    return validate(model, get_dataset(dataset).name, data, **options)
+
+
+def _accuracy(before: Result, after: Result, data: str | Path) -> dict[str, Any]:
     """The test set with the network and with the file, image by image."""
-    name = get_dataset(dataset).name
-    said: set[str] = set()
-    options = {"sha256": found.sha256, "device": "cpu", "said": said}
-    before = validate(found.model, name, data, name=found.name, **options)
-    after = validate(_Running(run, found.model), name, data, name=f"{found.name}, deployed", **options)
     if before.n != after.n:
         raise DataError(f"{data}: it changed while it was measured.")
     difference = compare(Predictions.of_result(before), Predictions.of_result(after))

@@ -24,6 +24,7 @@ class Engine:
         runs_with: What ``run.py`` needs beside numpy and Pillow.
         precisions: Those it has.
         instead: By precision that it lacks: what to take instead.
+        quantizer: Packages that int8 takes beside, which the extra ``int8`` brings.
     """
 
     title: str
@@ -33,6 +34,7 @@ class Engine:
     runs_with: str
     precisions: tuple[str, ...]
     instead: dict[str, str]
+    quantizer: tuple[str, ...] = ()
 
 
 ENGINES = {
@@ -43,7 +45,7 @@ ENGINES = {
         "",
         "torch",
         ("fp32", "bf16"),
-        {"int8": "take --precision fp32 or bf16"},
+        {"int8": "take --engine onnxruntime or openvino, or --precision fp32 or bf16"},
     ),
     "onnxruntime": Engine(
         "ONNX Runtime",
@@ -51,11 +53,8 @@ ENGINES = {
         ("onnx", "onnxscript", "onnxruntime"),
         "export",
         "onnxruntime",
-        ("fp32",),
-        {
-            "bf16": "it has no convolutions in bfloat16 on CPUs; take --engine torch or openvino, or --precision fp32",
-            "int8": "take --precision fp32",
-        },
+        ("fp32", "int8"),
+        {"bf16": "it has no convolutions in bfloat16 on CPUs; take --engine torch or openvino, or --precision fp32"},
     ),
     "openvino": Engine(
         "OpenVINO",
@@ -63,8 +62,9 @@ ENGINES = {
         ("onnx", "onnxscript", "onnxruntime", "openvino"),
         "openvino",
         "openvino",
-        ("fp32", "bf16"),
-        {"int8": "take --precision fp32 or bf16"},
+        ("fp32", "bf16", "int8"),
+        {},
+        ("nncf",),
     ),
 }
 
@@ -102,22 +102,35 @@ def check_engine(name: str, precision: str) -> None:
     engine = ENGINES[name]
     if precision not in engine.precisions:
         raise ZooError(f"--engine {name} has no --precision {precision}: {engine.instead[precision]}.")
-    if module := missing(engine):
+    if module := missing(engine, precision):
+        extra = "int8" if module in engine.quantizer else engine.extra
         raise ZooError(
-            f"--engine {name} needs the package {module}. Install it with: pip install '{DISTRIBUTION}[{engine.extra}]'"
+            f"--engine {name} needs the package {module}{' for int8' * (extra == 'int8')}. Install it with: "
+            f"pip install '{DISTRIBUTION}[{extra}]'"
         )
+    if precision == "int8" and not _has_int8():
+        raise ZooError("This CPU has no sums of int8 products (VNNI, AMX or Arm's dot): take --precision fp32.")
     if precision == "bf16" and not _has_bfloat16():
         raise ZooError(
             "This CPU does not compute in bfloat16 (AVX-512 BF16, AMX or Arm's BF16): take --precision fp32."
         )
 
 
-def missing(engine: Engine) -> str | None:
-    """The first package that an engine needs and that is not installed."""
-    return next((module for module in engine.needs if importlib.util.find_spec(module) is None), None)
+def missing(engine: Engine, precision: str = "fp32") -> str | None:
+    """The first package that an engine needs for a precision and that is not installed."""
+    modules = (*engine.needs, *(engine.quantizer if precision == "int8" else ()))
+    return next((module for module in modules if importlib.util.find_spec(module) is None), None)
 
 
 def _has_bfloat16() -> bool:
+    return _has("avx512_bf16", "amx_bf16", "bf16")
+
+
+def _has_int8() -> bool:
+    return _has("avx512_vnni", "avx_vnni", "amx_int8", "dot")
+
+
+def _has(*names: str) -> bool:
     import torch
 
-    return any(torch.cpu.get_capabilities().get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+    return any(torch.cpu.get_capabilities().get(name) for name in names)

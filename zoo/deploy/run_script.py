@@ -41,8 +41,7 @@ if __name__ == "__main__":
     run = load()
     for path in sys.argv[1:] or sys.exit(__doc__):
         scores = run(prepare(path))[0].astype(np.float64)
-        chances = np.exp(scores - scores.max()) / np.exp(scores - scores.max()).sum()
-        best = chances.argsort()[::-1][:3]
+        chances, best = np.exp(scores - scores.max()) / np.exp(scores - scores.max()).sum(), scores.argsort()[:-4:-1]
         print(f"{{path}}: " + ", ".join(f"{{FACTS['classes'][k]}} {{100 * chances[k]:.1f}} %" for k in best))
 '''
 

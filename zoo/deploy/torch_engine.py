@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..reparam.export import export
 from ..reparam.record import EquivalenceRecord
+from .fused import fuse_convolutions
 
 _TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.2}
 """Of the largest score: more is no rounding any more. How large the difference is, is measured and told."""
@@ -21,6 +22,11 @@ LOAD = '''import torch
 def load():
     """What takes images (batch, channels, height, width), float32, and returns scores (batch, classes)."""
     network = torch.export.load(HERE / FACTS["file"]).module()
+    for node in (node for node in network.graph.nodes if "mkldnn._convolution" in str(node.target)):
+        kernel, _, *how = node.args[1 + str(node.target).endswith("binary") :][:6]
+        kernel, (part, _, name) = network.get_parameter(kernel.target).detach(), kernel.target.rpartition(".")
+        packed = torch.ops.mkldnn._reorder_convolution_weight(kernel, *how, None)  # as this CPU reads it in memory
+        setattr(network.get_submodule(part), name, torch.nn.Parameter(packed, requires_grad=False))
     return torch.inference_mode()(lambda images: network(torch.from_numpy(images)).numpy())
 '''
 
@@ -33,7 +39,7 @@ class _Cast(nn.Module):
         self.network, self.dtype = network.to(dtype=dtype, memory_format=torch.channels_last), dtype
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.network(images.to(self.dtype)).float()
+        return self.network(images.to(self.dtype, memory_format=torch.channels_last)).float()
 
 
 def write(model: nn.Module, path: Path, precision: str, **about: Any) -> EquivalenceRecord:
@@ -49,15 +55,12 @@ def write(model: nn.Module, path: Path, precision: str, **about: Any) -> Equival
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "No complete tensor found")  # so torch.export calls a channels-last one
         options = {"wrap": lambda plain: _Cast(plain, dtype), "tolerance": _TOLERANCE[dtype]}
+        options["rewrite"] = fuse_convolutions
         return export(model, path, "torch-export", **options, **about)
 
 
 def load(path: Path, threads: int, precision: str) -> Callable[[np.ndarray], np.ndarray]:
-    """What runs the file; ``threads`` are those of this process."""
-    network = torch.export.load(path).module()
-
-    def run(images: np.ndarray) -> np.ndarray:
-        with torch.inference_mode():
-            return network(torch.from_numpy(images)).numpy()
-
-    return run
+    """What runs the file as ``run.py`` does; ``threads`` are those of this process."""
+    script: dict[str, Any] = {"HERE": path.parent, "FACTS": {"file": path.name}}
+    exec(LOAD, script)
+    return script["load"]()

@@ -1,6 +1,7 @@
 """Collapsed networks as files, each checked by running what was written."""
 
 import copy
+import functools
 import io
 import json
 import math
@@ -38,6 +39,7 @@ def export(
     dataset: str = "",
     sha256: str = "",
     wrap: Callable[[nn.Module], nn.Module] = lambda plain: plain,
+    rewrite: Callable[[torch.export.ExportedProgram], None] = lambda program: None,
     tolerance: float = _TOLERANCE,
     **options: str,
 ) -> EquivalenceRecord:
@@ -56,6 +58,7 @@ def export(
         dataset: What the network was trained on, if it is the user's own: its class names go into the metadata.
         sha256: Of the file that the user's own network was read from, for the metadata.
         wrap: What is done to the collapsed network before it is written, such as casting it.
+        rewrite: What is done to the program of torch-export before it is written, in place.
         tolerance: By how much of the largest output the file's may differ.
         **options: As :func:`reparameterize`.
 
@@ -71,7 +74,8 @@ def export(
     plain = reparameterize(model, **options)
     record = equivalence_record(model, plain, input_size=input_size, example=example)
     inputs = placed(model, random_images(model, 4, 1, input_size) if example is None else example)
-    write = {"safetensors": _safetensors, "onnx": _onnx, "torch-export": _torch_export}[form]
+    torch_export = functools.partial(_torch_export, rewrite)
+    write = {"safetensors": _safetensors, "onnx": _onnx, "torch-export": torch_export}[form]
     facts = file_facts(model, inputs, name, dataset, sha256)
     content, found = write(wrap(plain), inputs, {**facts, "equivalence": json.dumps(record.to_dict())})
     expected = outputs_of(model, inputs)
@@ -127,10 +131,13 @@ def _output_names(outputs: Tensor | Sequence | Mapping) -> list[str]:
     return [f"output_{i}" for i in range(len(tree_leaves(outputs)))]
 
 
-def _torch_export(plain: nn.Module, inputs: Tensor, facts: dict[str, str]) -> tuple[bytes, list[Tensor]]:
+def _torch_export(
+    rewrite: Callable[[torch.export.ExportedProgram], None], plain: nn.Module, inputs: Tensor, facts: dict[str, str]
+) -> tuple[bytes, list[Tensor]]:
     program = torch.export.export(
         plain, (inputs,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},), strict=False
     )
+    rewrite(program)
     buffer = io.BytesIO()
     torch.export.save(program, buffer, extra_files={"metadata.json": json.dumps(facts)})
     restored = torch.export.load(io.BytesIO(buffer.getvalue())).module()
