@@ -1,5 +1,5 @@
-"""Write the tables of weights in README.md, docs/weights.md, docs/results.md and docs/evidence.md, and the
-cards of the staged weights, from weights_manifest.json.
+"""Write the tables of weights in README.md, docs/weights.md, docs/results.md, docs/evidence.md and
+docs/deploy.md, and the cards of the staged weights, from weights_manifest.json.
 """
 
 import sys
@@ -10,6 +10,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 
 import count_networks  # noqa: E402
+from deploy_page import deploy_page  # noqa: E402
 from evidence_page import evidence_page, front_figure  # noqa: E402
 from plots import save  # noqa: E402
 from results_page import results_figure, results_page, symmetry_figure  # noqa: E402
@@ -175,7 +176,7 @@ def files() -> dict[Path, str]:
     texts = {readme: updated(readme.read_text())}
     texts |= {counted.FILE: count_networks.counts()}  # of what is new
     texts |= {ROOT / "docs" / "weights.md": page(), ROOT / "docs" / "results.md": results_page(weights())}
-    texts |= {ROOT / "docs" / "evidence.md": evidence_page(weights())}
+    texts |= {ROOT / "docs" / "evidence.md": evidence_page(weights()), ROOT / "docs" / "deploy.md": deploy_page()}
     for card in (ROOT / "hub").glob("*/README.md"):
         name = card.parent.name
         texts[card] = model_card(name, facts(name), files=[path.name for path in card.parent.iterdir()])

@@ -150,8 +150,8 @@ def training(tmp_path_factory):
 def test_int8_says_how_it_was_calibrated_and_stays_near(training, tmp_path, quick, monkeypatch, capsys):
     pytest.importorskip("nncf")
     monkeypatch.setattr(engines, "_has_int8", lambda: True)
-    monkeypatch.setattr(deploying, "CALIBRATION", 48)
-    monkeypatch.setattr(quantized, "CALIBRATION", 48)
+    monkeypatch.setattr(deploying, "CALIBRATION", 36)
+    monkeypatch.setattr(quantized, "CALIBRATION", 36)
     found = {}
     for engine in ("onnxruntime", "openvino"):
         folder = tmp_path / engine
@@ -159,7 +159,7 @@ def test_int8_says_how_it_was_calibrated_and_stays_near(training, tmp_path, quic
         found[engine] = facts = json.loads(capsys.readouterr().out)
         assert {path.name for path in folder.iterdir()} == {"model.onnx", "network.json", "run.py", "README.md"}
         made, card = facts["quantized"], (folder / "README.md").read_text()
-        assert (made["calibration"], made["apart"]) == (48, 512) and set(made["tried"]) == set(_settings(engine))
+        assert (made["calibration"], made["apart"]) == (36, 512) and set(made["tried"]) == set(_settings(engine))
         assert (
             made["tried"][made["setting"]]["divergence"] < 0.01 and made["tried"][made["setting"]]["same_guess"] > 500
         )

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import logging
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,8 @@ def quantized(setting: str, path: Path, target: Path, images: np.ndarray) -> Non
     """
     tool = require("onnxruntime.quantization", "export")
     prepare = require("onnxruntime.quantization.shape_inference", "export").quant_pre_process
-    batches = iter([{"images": images[i : i + 16]} for i in range(0, len(images), 16)])
+    size = math.gcd(len(images), 16)  # its histograms take batches of one size only
+    batches = iter([{"images": images[i : i + size]} for i in range(0, len(images), size)])
     reader = type("Reader", (tool.CalibrationDataReader,), {"get_next": lambda self: next(batches, None)})()
     with contextlib.redirect_stdout(io.StringIO()), quiet_logging():
         prepare(str(path), str(target), skip_symbolic_shape=True)
