@@ -20,6 +20,7 @@ from .models._bounded import try_out
 from .models._reference import differences
 from .registry import check_name, list_models
 from .reparam import reparameterize
+from .transforms.transform import ARCHITECTURE
 from .weights.convert import safetensors_bytes
 from .weights.importers import Checkpoint, open_checkpoint, single, unwrapped
 
@@ -66,6 +67,8 @@ def read_network(path: str | Path, arch: str, settings: Mapping[str, Any] | None
     if not timm.is_model(arch):  # plain networks of timm's are trained here too
         check_name(arch)
     checkpoint, settings = open_checkpoint(path), dict(settings or {})
+    if checkpoint.architecture == ARCHITECTURE and checkpoint.arguments.get("base") == arch:
+        arch = ARCHITECTURE  # the file says how it was transformed
     if checkpoint.own and checkpoint.architecture != arch:
         raise WeightError(f"{path}: holds a {checkpoint.architecture}, not a {arch}: name the architecture it holds.")
     said = checkpoint.architecture
@@ -85,19 +88,22 @@ def read_network(path: str | Path, arch: str, settings: Mapping[str, Any] | None
     return ReadNetwork(model.eval(), arch, arguments, checkpoint.preparation, _notes(checkpoint), checkpoint.dataset)
 
 
-def load_checkpoint(path: str | Path, arch: str, dataset: Dataset | None = None) -> ReadNetwork:
+def load_checkpoint(
+    path: str | Path, arch: str, dataset: Dataset | None = None, settings: Mapping[str, Any] | None = None
+) -> ReadNetwork:
     """:func:`read_network`, with images prepared as the file says, else as a data set's usually are.
 
     Args:
         path: The file.
         arch: Name of the architecture, without a tag.
         dataset: What the network is measured on; None for what the architecture usually is.
+        settings: As of :func:`read_network`.
 
     Raises:
         WeightError: As :func:`read_network`.
         DataError: If the network takes images of other channels than this data set's.
     """
-    read = read_network(path, arch)
+    read = read_network(path, arch, settings)
     usual = read.model.pretrained_cfg
     channels = read.arguments.get("in_chans", usual["input_size"][0])
     trained_on = DATASETS.get(read.dataset)

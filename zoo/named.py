@@ -13,8 +13,11 @@ from .data.catalog import Dataset
 from .errors import WeightError, ZooError
 from .files import LARGEST_TEXT, is_file, read_file
 from .own_folders import HUB, LOCAL, own_folder, run_progress, run_recipe
-from .registry import check_name, create_model
+from .registry import check_name, create_model, list_models
 from .reparam import load_collapsed, reparameterize
+from .transforms import transform as apply_transform
+from .transforms.spec import read_spec, write_spec
+from .transforms.transform import ARCHITECTURE, network_of
 from .weights.load import known_repository
 from .weights.manifest import collapsed_facts, facts, full_name, warm_starts
 from .weights.packed import weight_file
@@ -44,7 +47,11 @@ class Named:
 
 
 def load_named(
-    word: str, checkpoint: str | Path | None = None, dataset: Dataset | None = None, collapsed: bool = False
+    word: str,
+    checkpoint: str | Path | None = None,
+    dataset: Dataset | None = None,
+    collapsed: bool = False,
+    transform: str = "",
 ) -> Named:
     """The network that a word of the command line stands for.
 
@@ -55,13 +62,17 @@ def load_named(
         checkpoint: A file to take the weights from; ``word`` is then its architecture.
         dataset: How images are prepared for a file that does not say it; by default as the architecture's usually are.
         collapsed: Return the network of plain layers.
+        transform: What is done to the network, as :func:`zoo.transform` takes it; ``word`` may then be any name of
+            timm's, and the file's tensors those of the network before or after it.
 
     Raises:
         UnknownNameError: If there is no such name.
         WeightError: If the weight cannot be had, the folder is of neither kind, or a file does not fit.
         DataError: If the file's network takes images of other channels than the data set's.
     """
-    if checkpoint is not None:
+    if transform:
+        found = _load_transformed(word, checkpoint, dataset, transform)
+    elif checkpoint is not None:
         if own_folder(word) or "." in check_name(word):
             raise ZooError(f"{word}: with --checkpoint name one architecture, without a tag (zoo list).")
         read = load_checkpoint(checkpoint, word, dataset)
@@ -81,6 +92,28 @@ def load_named(
     return replace(found, model=reparameterize(found.model)) if collapsed else found
 
 
+def _load_transformed(word: str, checkpoint: str | Path | None, dataset: Dataset | None, spec: str) -> Named:
+    label = re.sub(r"[^a-z0-9.]+", "_", write_spec(read_spec(spec)))  # a mistake in it is told before anything is read
+    is_folder = "/" in word or word.startswith((LOCAL, *HUB)) or not timm.is_model(word.split(".", 1)[0])
+    found = None
+    if is_folder or checkpoint is None:
+        is_timms = not is_folder and word.split(".", 1)[0] not in list_models()
+        found = Named(network_of(word, True).eval(), word) if is_timms else load_named(word, checkpoint, dataset)
+    else:
+        try:  # a file of the transformed network
+            read = load_checkpoint(checkpoint, ARCHITECTURE, dataset, {"base": word, "transform": spec})
+        except WeightError as error:
+            if "does not fit" not in str(error):
+                raise
+            read = load_checkpoint(checkpoint, word, dataset)
+        found = Named(read.model, word, read.dataset, sha256_of(Path(checkpoint)), read.notes)
+    model = found.model
+    if checkpoint is None or not getattr(model, "zoo_report", None):
+        model = apply_transform(model, spec)
+        found = replace(found, sha256="")  # no file has these tensors
+    return replace(found, model=model.eval(), name=f"{found.name}-{label}")
+
+
 def own_name(arch: str, folder: Path) -> str:
     """``arch.tag`` for a network in a folder of the user's own: its tag is the folder's name."""
     tag = re.sub(r"[^a-z0-9]+", "_", folder.resolve().name.lower().removeprefix(f"{arch}.")).strip("_")
@@ -97,7 +130,7 @@ def _load_run(folder: Path) -> Named:
     best = folder / "best.pt"
     file = best if recipe.get("keep") == "best" and is_file(best) else folder / "checkpoint.pt"
     arch, (done, epochs) = str(recipe["weight"]).split(".", 1)[0], run_progress(folder)
-    read = load_checkpoint(file, arch)
+    read = load_checkpoint(file, ARCHITECTURE if recipe.get("transform") else arch)
     notes = (f"this run is unfinished: {done} of {epochs} epochs",) if done < epochs else ()
     if is_file(folder / "config.json"):
         notes += (f"the run's checkpoint was taken; the network saved beside it is {LOCAL}{folder}",)

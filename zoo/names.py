@@ -3,7 +3,7 @@
 import fnmatch
 from collections.abc import Mapping
 
-from . import counted
+from . import counted, plugins
 from .errors import UnknownNameError
 from .suggest import close_names
 from .weights.manifest import damaged, families, know_families, refuse_damaged, warm_starts, weights
@@ -12,10 +12,11 @@ from .weights.manifest import damaged, families, know_families, refuse_damaged, 
 def architectures() -> Mapping[str, str]:
     """The family of every architecture: as they were registered in this process, or else as they were counted.
 
-    Where a module of ``zoo/models`` is another than was counted, all are imported, which registers them.
+    Where a module of ``zoo/models`` is another than was counted, or an installed package adds some, all are imported,
+    which registers them.
     """
     if not families():
-        if shipped := counted.families():
+        if not plugins.found(plugins.FAMILIES) and (shipped := counted.families()):
             know_families(shipped)
         else:
             from . import models  # noqa: F401 (takes note of them)

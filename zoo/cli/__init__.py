@@ -28,12 +28,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):  # a name that the terminal's encoding lacks is escaped, not an error
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
-    from . import completion, convert, demo, deploy, evaluate, hub, language, listing, recipes, train, weights
+    from . import (
+        completion,
+        convert,
+        demo,
+        deploy,
+        evaluate,
+        hub,
+        language,
+        listing,
+        recipes,
+        train,
+        transform,
+        weights,
+    )
 
     parser = argparse.ArgumentParser(prog="zoo", description="Parameter-efficient CNNs with verified weights.")
     parser.add_argument("--version", action="version", version=f"zoo {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for group in (listing, weights, hub, evaluate, convert, deploy, recipes, train, language, demo, completion):
+    for group in (
+        listing,
+        weights,
+        hub,
+        evaluate,
+        convert,
+        deploy,
+        transform,
+        recipes,
+        train,
+        language,
+        demo,
+        completion,
+    ):
         group.add_commands(commands)
     try:
         options = parser.parse_args(arguments)

@@ -27,7 +27,8 @@ def script(shell: str, commands: argparse._SubParsersAction) -> str:
     """
     from ..training.recipe import recipe_names
 
-    names = {"name": [*list_models(), *list_models(pretrained=True)], "arch": list_models(), "recipe": recipe_names()}
+    known = [*list_models(), *list_models(pretrained=True)]
+    names = {"name": known, "network": known, "arch": list_models(), "recipe": recipe_names()}
     verbs = {verb: _words(parser, names) for verb, parser in commands.choices.items()}
     if shell == "fish":
         lines = [f"complete -c zoo -n __fish_use_subcommand -f -a '{' '.join(verbs)}'"]

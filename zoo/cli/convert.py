@@ -11,7 +11,7 @@ from ..data.catalog import DATASETS
 from ..files import FORMATS
 from ..names import check_name
 from ..settings import parse_settings
-from .evaluate import CHECKPOINT, NETWORK, named
+from .evaluate import CHECKPOINT, NETWORK, TRANSFORM, named
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
@@ -23,6 +23,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("name", help=NETWORK)
     parser.add_argument("--checkpoint", metavar="FILE", help=CHECKPOINT)
+    parser.add_argument("--transform", default="", metavar="SPEC", help=TRANSFORM)
     parser.add_argument("--format", choices=list(FORMATS), required=True)
     parser.add_argument("-o", "--output", metavar="FILE", help="default: the name with the format's ending")
     parser.add_argument("--batch-norm", choices=("keep", "fold"), default="keep")

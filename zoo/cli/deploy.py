@@ -6,7 +6,7 @@ import sys
 
 from ..data.catalog import DATASETS
 from ..deploy.engines import AUTO, ENGINES, PRECISIONS
-from .evaluate import CHECKPOINT, NETWORK, named
+from .evaluate import CHECKPOINT, NETWORK, TRANSFORM, named
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
@@ -19,6 +19,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("name", help=NETWORK)
     parser.add_argument("--checkpoint", metavar="FILE", help=CHECKPOINT)
+    parser.add_argument("--transform", default="", metavar="SPEC", help=TRANSFORM)
     parser.add_argument("--engine", choices=[*ENGINES, AUTO], required=True, help="auto: the fastest for one image")
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32")
     parser.add_argument("--accuracy", action="store_true", help="measure the test set too; needs --data")

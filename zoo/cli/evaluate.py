@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 NETWORK = "arch.tag, an architecture for its first weight, or a folder: a run's, or one that save_for_hf wrote"
 CHECKPOINT = "take the weights of this file, a run's .pt or as zoo import takes it; the name is its architecture"
 
+TRANSFORM = "transform the network first, as zoo transform does (share:templates=2); the name may be any of timm's"
+
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
     """Add this group's commands."""
@@ -41,6 +43,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--channels-last", action="store_true", help="lay images and networks out so")
     parser.add_argument("--collapsed", action="store_true", help="measure the networks' collapsed forms")
     parser.add_argument("--checkpoint", metavar="FILE", help=CHECKPOINT)
+    parser.add_argument("--transform", default="", metavar="SPEC", help=TRANSFORM)
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N images; the result says of how many")
     parser.add_argument("--results", metavar="FILE", help="also write the figures to FILE.json or FILE.csv")
     parser.add_argument("--predictions", metavar="FILE", help="also keep class and score of every image in FILE.npz")
@@ -72,7 +75,7 @@ def named(options: argparse.Namespace) -> "Named":
     """The network of ``name`` and ``--checkpoint``; what was assumed of it goes to standard error."""
     from ..named import load_named
 
-    found = load_named(options.name, options.checkpoint)
+    found = load_named(options.name, options.checkpoint, transform=getattr(options, "transform", ""))
     for note in found.notes:
         print(f"zoo: {options.checkpoint or options.name}: {note}", file=sys.stderr)
     return found
@@ -100,6 +103,8 @@ def _validate_in(options: argparse.Namespace, processes: "Processes") -> None:
             raise ZooError("--limit belongs to images; a text is measured whole.")
         if options.checkpoint:
             raise ZooError("--checkpoint belongs to networks for images; of a text name the folder of a run.")
+        if options.transform:
+            raise ZooError("--transform belongs to networks for images.")
         if options.collapsed:
             raise ZooError("--collapsed belongs to the weights of images; zoo perplexity --collapse does it for a run.")
         if options.predictions or options.per_class or options.corruptions:
@@ -119,6 +124,7 @@ def _validate_in(options: argparse.Namespace, processes: "Processes") -> None:
         options.data,
         collapsed=options.collapsed,
         checkpoint=options.checkpoint,
+        transform=options.transform,
         batch_size=options.batch_size,
         processes=processes,
         limit=options.limit or 0,

@@ -42,6 +42,9 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         metavar="KEY=VALUE",
         help="replace a value of the recipe; may be repeated, one KEY=VALUE each",
     )
+    parser.add_argument(
+        "--transform", default="", metavar="SPEC", help="transform the recipe's network first; the same as --set"
+    )
     parser.add_argument("--resume", action="store_true", help="go on with what was begun in --output")
     parser.add_argument(
         "--force",
@@ -96,6 +99,8 @@ def _train(options: argparse.Namespace) -> int:
                        "the run.")  # fmt: skip
     if options.force and not options.resume:
         raise ZooError("--force belongs to --resume: it goes on with a run although code or versions have changed.")
+    if options.transform:
+        options.set.append(f"transform={options.transform}")
     seeds = _seeds(options)
     loaded = [_load(name, {**parse_settings(options.set), **seed}) for name in options.recipes for seed in seeds]
     folders = _data_folders(options.data, [recipe.dataset for recipe, _ in loaded])

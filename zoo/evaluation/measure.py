@@ -31,6 +31,7 @@ def measure(
     *,
     collapsed: bool = False,
     checkpoint: str | Path | None = None,
+    transform: str = "",
     batch_size: int | None = None,
     device: str = "",
     limit: int = 0,
@@ -49,6 +50,7 @@ def measure(
         data: Folder of the data set.
         collapsed: Measure the networks' collapsed forms.
         checkpoint: Measure the weights in this file, as :func:`zoo.checkpoints.load_checkpoint` reads it.
+        transform: Transform each network first, as :func:`zoo.transform` takes it.
         batch_size: Images per step; by default as :func:`.validate` has it.
         device: ``cpu``, ``cuda``, ...; by default the GPU if there is one.
         limit: Measure the first so many images only, 0 for all.
@@ -75,8 +77,9 @@ def measure(
     check_amp(processes.device, amp)
     results, said = [], set[str]()
     for word in names:
-        found = load_named(word, checkpoint, get_dataset(dataset), collapsed)
+        found = load_named(word, checkpoint, get_dataset(dataset), collapsed, transform)
         name = f"{found.name} from {Path(checkpoint).name}" if checkpoint else word if found.folder else found.name
+        name = f"{word} ({transform})" if transform else name
         name = f"{name} (collapsed)" if collapsed else name
         options = {"batch_size": batch_size, "limit": limit, "name": name, "sha256": found.sha256, "said": said}
         options |= {"amp": amp, "channels_last": channels_last, "processes": processes}

@@ -1,7 +1,7 @@
 """The architectures, one family per file or more; importing this package registers all of them with timm.
 
 A module here whose name does not begin with an underscore is part of the family that its ``FAMILY`` names. No other
-place lists modules or families.
+place lists modules or families. Modules of other packages join by an entry point, see :mod:`zoo.plugins`.
 """
 
 from importlib import import_module
@@ -9,6 +9,7 @@ from pkgutil import iter_modules
 
 from timm.models import list_models
 
+from ..plugins import load_families
 from ..weights.manifest import know_families
 from ._reference import create_reference, load_reference
 
@@ -20,6 +21,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
 }
 """Family -> names of its modules."""
 
-know_families({arch: module.FAMILY for name, module in _MODULES.items() for arch in list_models(module=name)})
+_own = {arch: module.FAMILY for name, module in _MODULES.items() for arch in list_models(module=name)}
+know_families({**dict(load_families({*list_models()})), **_own})
 
 __all__ = ["FAMILIES", "create_reference", "load_reference", *_MODULES]

@@ -51,7 +51,7 @@ class Expansion:
 
 @full_precision()
 def expand(source: nn.Module, kind: str, **options: Any) -> Expansion:
-    """Start a network of the zoo from an ordinary one.
+    """Start a network of the zoo from an ordinary one; for any other network the verb is :func:`zoo.transform`.
 
     Args:
         source: Ordinary network: a ResNet of timm, torchvision or this zoo for ``pd_a``, ``pd_b`` and ``ac``; this

@@ -61,6 +61,8 @@ def identity(
         code: sha256 by file, see :func:`zoo.training.used_code.used_code`.
     """
     plain = recipe.to_dict()
+    if not plain.get("transform"):  # runs that began before there was such a key go on
+        plain.pop("transform", None)
     for key in ("start", "masks_from"):  # where that run lies may change while this one goes on
         if plain.get(key):
             plain[key] = Path(plain[key]).name

@@ -15,6 +15,7 @@ from ..data import get_dataset
 from ..errors import ZooError
 from ..models._bounded import try_out
 from ..registry import check_name
+from ..weights.importers import network_of
 from . import checkpoint
 from .distributed import Processes
 from .recipe import Recipe
@@ -38,9 +39,10 @@ def build_network(recipe: Recipe, device: torch.device) -> nn.Module:
     arch = recipe.weight.split(".", 1)[0]
     if not timm.is_model(arch):
         check_name(arch)  # its message has the close names
-    arguments = {**sizes, **recipe.model_args}
-    if recipe.model_args:
-        try_out(arch, recipe.model_args, lambda: timm.create_model(arch, **arguments))
+    arch, own = network_of(recipe.to_dict())
+    arguments = {**sizes, **own}
+    if own:
+        try_out(arch, own, lambda: timm.create_model(arch, **arguments))
     model = timm.create_model(arch, **arguments).to(device)
     if recipe.method == "pruned":  # its network begins dense, with room for the masks
         from ..makers.masked import MaskedWeight  # other networks do not depend on its code

@@ -145,6 +145,11 @@ def _suggestion(recipe: Recipe, name: str, content: dict[str, Any]) -> str:
 
 def _check_arch(run: Path, recipe: Recipe, name: str, content: dict[str, Any]) -> None:
     """Refuse the name of another network than the run's, which its tensors would not tell in words."""
+    if recipe.transform:
+        raise ZooError(
+            f"{run}: {recipe.weight} was transformed ({recipe.transform}), and a staged weight is of an architecture "
+            f"as it is. Pass the run itself on: zoo export {shlex.quote(str(run))} --format safetensors, or zoo bundle."
+        )
     arch, other = (weight.split(".", 1)[0] for weight in (recipe.weight, name))
     if name and other != arch:
         told = f"{run} is a run of {arch}, not of {other or repr(name)}"

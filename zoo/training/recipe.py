@@ -80,6 +80,7 @@ class Recipe:
         weight: ``arch.tag`` of the weight it makes.
         dataset: Data set name.
         model_args: Arguments of the architecture beyond classes and channels.
+        transform: What is done to the architecture, as :func:`zoo.transform` takes it; empty for nothing.
         epochs: Passes over the training set.
         batch_size: Images per step, over all processes.
         opt: Optimizer name, timm's (``sgd`` is SGD with Nesterov momentum, ``momentum`` without).
@@ -121,6 +122,7 @@ class Recipe:
     weight: str
     dataset: str
     model_args: dict[str, Any] = field(default_factory=dict)
+    transform: str = ""
     epochs: int = 20
     batch_size: int = 128
     opt: str = "sgd"
@@ -170,6 +172,10 @@ class Recipe:
             if getattr(self, key) not in allowed:
                 words = ", ".join(repr(word) for word in allowed)
                 raise ZooError(f"Recipe key {key} is one of {words}, not {getattr(self, key)!r}.")
+        if self.transform:
+            from ..transforms.spec import read_spec  # which needs torch, and a list of recipes does not
+
+            read_spec(self.transform)
         known = PHOTO_AUGMENT if self.is_folder() else AUGMENT
         for key in self.augment:
             if key not in known:

@@ -212,7 +212,7 @@ def _open_pickle(path: Path) -> Checkpoint:
     if recipe:
         dataset = DATASETS.get(str(recipe.get("dataset")))
         usual = dict.fromkeys(_PREPARATION) if dataset is None else {**vars(dataset), "interpolation": "bilinear"}
-        arch, arguments = recipe["weight"].split(".", 1)[0], recipe.get("model_args")
+        arch, arguments = network_of(recipe)
         said = {key: recipe.get(key) or usual[key] for key in _PREPARATION}
         side = recipe.get("image_size")
         said["input_size"] = (dataset.input_size[0], side, side) if dataset and side else None
@@ -228,6 +228,15 @@ def _open_pickle(path: Path) -> Checkpoint:
         own=bool(recipe),
         dataset=dataset.name if recipe and dataset else "",
     )
+
+
+def network_of(recipe: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The architecture that a recipe trains, and what it is created with beside classes and channels."""
+    arch, arguments = recipe["weight"].split(".", 1)[0], recipe.get("model_args")
+    arguments = arguments if isinstance(arguments, dict) else {}
+    if not recipe.get("transform"):
+        return arch, arguments
+    return "transformed", {"base": arch, "base_args": arguments, "transform": recipe["transform"]}
 
 
 def _recipe(path: Path, content: Mapping[Any, Any]) -> dict[str, Any]:

@@ -3,8 +3,10 @@
 import functools
 import json
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
+from .. import plugins
 from ..data.catalog import get_dataset
 from ..errors import UnknownNameError, WeightError
 from ..suggest import close_names
@@ -16,7 +18,7 @@ SAME_FUNCTION = "the identical function before fine-tuning"
 
 
 def manifest() -> dict[str, Any]:
-    """The whole manifest, read once, less its damaged entries.
+    """The whole manifest, read once, less its damaged entries, with the weights of other packages' (``zoo.manifests``).
 
     Raises:
         WeightError: If it is missing or cannot be read as a whole.
@@ -36,8 +38,11 @@ def damaged() -> dict[str, str]:
 
 def problems() -> dict[str, str]:
     """A sentence for each damaged entry, by name."""
-    path = manifest_file()
-    return {name: f"{path}: the entry of {name} is damaged: {problem}." for name, problem in damaged().items()}
+    path, places = manifest_file(), _read()[2]
+    return {
+        name: f"{places.get(name, path)}: the entry of {name} is damaged: {problem}."
+        for name, problem in damaged().items()
+    }
 
 
 def refuse_damaged(name: str) -> None:
@@ -79,7 +84,8 @@ def weights_of(arch: str) -> list[str]:
 
 
 @functools.cache
-def _read() -> tuple[dict[str, Any], dict[str, str]]:
+def _read() -> tuple[dict[str, Any], dict[str, str], dict[str, Path]]:
+    """The manifest with those of other packages, what is wrong with each entry, and whose file each is in."""
     path = manifest_file()
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -91,7 +97,17 @@ def _read() -> tuple[dict[str, Any], dict[str, str]]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         reason = error.strerror if isinstance(error, OSError) else f"{type(error).__name__}: {str(error)[:100]}"
         raise WeightError(f"{path}: the manifest cannot be read ({reason}). Install the package again.") from None
-    return content, problems
+    places = {}
+    for file, other in plugins.manifests():
+        content["papers"] = papers = {**other["papers"], **papers}
+        for name, entry in other["weights"].items():
+            if name in problems:  # the first one counts, and ours before all
+                problems[f"{name} (a second one)"], places[f"{name} (a second one)"] = "its name is taken", file
+                continue
+            problems[name], places[name] = problem_of_entry(name, entry, papers, known), file
+            if not problems[name]:
+                sound[name] = plugins.with_places(entry, file)
+    return content, problems, places
 
 
 def problem_with(name: str, entry: Any, papers: dict[str, Any]) -> str:
