@@ -207,7 +207,7 @@ def test_nothing_qualifies(spec):
     """A depthwise stem and a linear layer: an unchanged copy, whose report gives the reason for each layer."""
     model = Own(nn.Conv2d(3, 3, 3, groups=3), nn.Flatten(), nn.LazyLinear(2))
     model(torch.zeros(1, 3, 8, 8))
-    twin = zoo.transform(model.eval(), spec, input_size=(3, 8, 8))
+    twin = zoo.transform(model.eval(), spec.partition(",layers")[0], input_size=(3, 8, 8))
     report = twin.zoo_report
     assert twin is not model and report.changed == () and report.before == report.after and report.exact
     assert list(report.left_alone) == ["body.0"] and "unchanged" in str(report)
