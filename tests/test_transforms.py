@@ -149,23 +149,31 @@ def test_it_learns_and_lives_on(spec):
         assert zoo.reparameterize(low)(images().bfloat16()).dtype == torch.bfloat16
         half = copy.deepcopy(model).half()
         assert {p.dtype for p in half.parameters()} == {torch.float16}
-        exported = torch.export.export(model, (images().float(),)).module()
-        torch.testing.assert_close(exported(images().float()), wanted, rtol=1e-3, atol=1e-3)
+        if spec in ("share:2", *GATED):
+            exported = torch.export.export(model, (images().float(),)).module()
+            torch.testing.assert_close(exported(images().float()), wanted, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("spec", ONE_EACH)
+@pytest.mark.parametrize("spec", ["share:2", "pd_a+sparsify:0.5"])
 def test_by_name_with_features(spec):
     model = zoo.create_model("resnet18", transform=spec, in_chans=1, features_only=True, out_indices=(1, 3), **SMALL)
     maps = model(torch.randn(1, 1, 32, 32))
     assert [m.shape[1] for m in maps] == model.feature_info.channels() == [8, 12]
-    compiled = torch.compile(zoo.create_model("resnet18", transform=spec, **SMALL).eval(), backend="eager")
-    if spec in ("share:2", "pd_b"):
+    if spec == "share:2":
+        compiled = torch.compile(zoo.create_model("resnet18", transform=spec, **SMALL).eval(), backend="eager")
         assert compiled(torch.randn(1, 3, 32, 32)).shape == (1, 5)
 
 
 def test_saved_ones_come_back_and_collapsed_ones_without_this_package(tmp_path):
     codes = []
-    for number, spec in enumerate((*ONE_EACH, "symmetrize:tri+sparsify:0.8")):
+    specs = (
+        "share:2",
+        "reuse:layers=layer1+tie:0.5,layers=layer3",
+        "symmetrize:tri+sparsify:0.8",
+        "pd_a:layers=layer1+lowrank:0.25,layers=layer3",
+        *GATED,
+    )
+    for number, spec in enumerate(specs):
         folder, model = tmp_path / str(number), copy.deepcopy(made(spec)).float()
         with torch.no_grad():
             model.fc.bias.normal_()  # trained since
@@ -265,8 +273,8 @@ def test_names_that_do_not_exist():
 
 def test_each_kind_says_what_it_is():
     for name, kind in kinds().items():
-        assert kind.about and zoo.plan("resnet18", kind.example).transform.startswith(name)
-        assert zoo.plan("resnet18", kind.example).changed, name
+        planned = zoo.plan(base(), kind.example)
+        assert kind.about and planned.transform.startswith(name) and planned.changed, name
 
 
 def zoo_says(capsys, *words):
@@ -358,9 +366,8 @@ def test_a_run_is_transformed_and_comes_back(few, tmp_path, capsys):
     found = [zoo_says(capsys, *words) for words in ways]
     assert [code for code, _ in found] == [0, 0, 0], found
     assert len({score.search(said)[1] for _, said in found}) == 1
-    code, said = zoo_says(capsys, "validate", run, *data, "--transform", "sparsify:0.9")
-    assert code == 0 and "(sparsify:0.9)" in said
-    code, said = zoo_says(capsys, "export", run, "--format", "safetensors", "-o", tmp_path / "run.safetensors")
+    words = ("--transform", "sparsify:0.9", "--format", "safetensors", "-o", tmp_path / "run.safetensors")
+    code, said = zoo_says(capsys, "export", run, *words)
     assert code == 0 and '"max_absolute": 0.0' in said
     code, said = zoo_says(capsys, "stage", run, "--data", few)
     assert code == 1 and "transformed (share:templates=2)" in said
@@ -371,7 +378,7 @@ def test_a_run_is_transformed_and_comes_back(few, tmp_path, capsys):
 def test_the_tutorial_runs_as_written(tmp_path, monkeypatch, capsys):
     """Fifteen lines from a resnet18 to the exported twin; every spec and every zoo line of the page is one."""
     page = (ROOT / "docs" / "transform.md").read_text()
-    code = re.search(r"```python\n(.*?)```", page, re.DOTALL)[1].replace("64, 64)", "32, 32)")
+    code = re.search(r"```python\n(.*?)```", page, re.DOTALL)[1]
     first, lines = (found.strip() for found in re.findall(r"```bash\n(.*?)```", page, re.DOTALL))
     assert len([line for line in (code + first).splitlines() if line.strip()]) <= 15
     monkeypatch.chdir(tmp_path)
