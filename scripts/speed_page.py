@@ -99,16 +99,18 @@ def reuse(found: dict[str, Any]) -> str:
     """LruNet, shared and unrolled."""
     text = """## Reuse: 14-LruNet, shared and unrolled (`benchmarks/reuse.py`)
 
-Reuse buys bytes (a quarter to an eighth of them, and less memory) and no time: unrolled, each engine takes less, since
-kernels of a run can have its batch norms folded in. Shared, a folded batch norm is a 1x1 depthwise convolution, very
-slow in eager mode, which is the 1.00 here. Caches matter little: all 6.7 MB fit in this processor's third level.
-Untrained, all runs' kernels are equal, and the int8 file of the unrolled network holds them once.
+Reuse buys bytes, a quarter to an eighth of them, and some memory, and no time: unrolled, with every run's batch norms
+folded into kernels of its own, ONNX Runtime takes as long and OpenVINO less, whose unrolled file also has the step in
+another form (below). Caches were not seen to matter: all 6.7 MB fit in this processor's third level, and after other
+data (64 MB) were written before each pass ("cold") the ratios are those of warm caches within their ranges. In 8 bits
+nothing changes in this; untrained, all runs' kernels are equal, and the int8 file of the unrolled network holds them
+once.
 
-Batch 1, batch norms folded, over the shared network in eager mode. "cold": other data (64 MB) were written before each
-pass. Bytes are those of the file (eager: of the tensors; int8: OpenVINO's weights), "grows" is by how much a fresh
-process grows that loads and runs the file. The step: fourteen or fewer in a row, over the form that PyTorch runs best
-(a map with repeated channels), in the same engine. Files for other engines hold the step "split": the first and the
-second outputs of all channels as two plain depthwise convolutions, each with its part of the 1x1 kernel.
+Batch 1, over the shared network in eager mode, as trained; in files batch norms are folded. Bytes are those of the file
+(eager: of the tensors; int8: OpenVINO's weights), "grows" is by how much a fresh process grows that loads and runs the
+file. The step: seven in a row, over the form that PyTorch runs best (a map with repeated channels), in the same engine.
+Files for other engines hold the step "split": the first and the second outputs of all channels as two plain depthwise
+convolutions, each with its part of the 1x1 kernel.
 """
     rows = [
         [row["network"], row["engine"], f"{row['bytes']:,}", f"{row['grows'] or 0:,}" if row["grows"] else ""]

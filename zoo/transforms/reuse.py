@@ -87,7 +87,7 @@ def _share_blocks(target: Target, prefixes: list[str]) -> set[str]:
     for part in parts:
         names = [f"{prefix}.{part}" for prefix in prefixes]
         layers = [model.get_submodule(name) for name in names]
-        if any(is_made(layer) for layer in layers):
+        if any(is_made(layer) for layer in layers) or len(set(layers)) < len(layers):  # made, or one layer already
             continue
         before = [layer.weight.detach().clone() for layer in layers]
         for key in ("weight", "bias"):

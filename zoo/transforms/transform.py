@@ -156,8 +156,10 @@ def apply_steps(
 
 def _image_of(model: nn.Module) -> tuple[int, int, int]:
     try:
-        return tuple(input_size_of(model))
-    except ZooError:
+        size = tuple(input_size_of(model))
+        channels = model.pretrained_cfg["input_size"][0]  # some begin with another layer than a convolution
+        return (model._model_args.get("in_chans", channels), *size[1:]) if hasattr(model, "_model_args") else size
+    except (ZooError, AttributeError, KeyError, TypeError):  # a network of somebody's own
         first = next((m.in_channels for m in model.modules() if isinstance(m, nn.Conv2d)), 3)
         return (first, 224, 224)
 
