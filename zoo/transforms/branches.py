@@ -115,7 +115,7 @@ def _put_branches(target: Target, branches: tuple[str, ...], layers: Layers, red
     modules = dict(target.model.named_modules())
     inside = {part for module in modules.values() if isinstance(module, PDAConv2d) for part in module.modules()}
     for name, conv in chosen.items():
-        norm = modules.get(norm_of.get(name, ""))
+        norm = modules.get(norm_of.get(name))
         reason = "one of several branches already" if conv in inside else ""
         if reason := reason or _unfit(conv, norm, target.flow.uses.get(name, 0)):
             if is_made(conv) or conv in inside:

@@ -61,7 +61,8 @@ def flow_of(model: nn.Module, image: tuple[int, int, int]) -> Flow:
         except Exception as error:  # a network of the user's own can fail in any way
             raise ZooError(
                 f"{type(model).__name__} does not run on images of {tuple(image)} "
-                f"({' '.join(str(error).split())[:200]}): give input_size=(channels, height, width)."
+                f"({' '.join(str(error).split())[:200]}): give input_size=(channels, height, width), or transform "
+                "a part of it that takes images, such as its backbone."
             ) from None
 
 
@@ -69,14 +70,14 @@ def flow_of(model: nn.Module, image: tuple[int, int, int]) -> Flow:
 def _flow_of(model: nn.Module, images: Tensor) -> Flow:
     names = {module: name for name, module in model.named_modules()}
     convs = [m for m in names if isinstance(m, nn.Conv2d)]
-    norms = [m for m in names if isinstance(m, _BatchNorm)]
+    norms = [m for m in names if _is_norm(m)]
     flow, watch = Flow(), _Readers()
     outputs: dict[int, tuple[Tensor, nn.Module]] = {}
     inputs: dict[nn.Module, Tensor] = {}
 
     def before(module: nn.Module, args: tuple[Any, ...]) -> None:
         watch.inside.append(module)
-        if isinstance(module, _BatchNorm) and args and isinstance(args[0], Tensor):
+        if _is_norm(module) and args and isinstance(args[0], Tensor):
             inputs[module] = args[0]
 
     def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
@@ -102,6 +103,11 @@ def _flow_of(model: nn.Module, images: Tensor) -> Flow:
         if watch.readers(tensor) == {norm}:
             flow.norm_of[names[conv]] = names[norm]
     return flow
+
+
+def _is_norm(module: nn.Module) -> bool:
+    """A batch norm, also one of timm's or torchvision's that never learns."""
+    return isinstance(module, _BatchNorm) or type(module).__name__.startswith("FrozenBatchNorm")
 
 
 class _Readers(TorchFunctionMode):
