@@ -9,6 +9,7 @@ coefficients for different templates have nothing to do with each other.
 import copy
 import itertools
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -59,6 +60,27 @@ def layer_similarity(model: nn.Module) -> dict[str, Similarity]:
 def coefficient_spectrum(model: nn.Module) -> dict[str, Tensor]:
     """Singular values of each bank's (L, T) coefficient matrix, descending, float64, by name of the bank."""
     return {group.name: torch.linalg.svdvals(_rows(group)) for group in sharing_groups(model)}
+
+
+THRESHOLDS = (0.999, 0.99, 0.98, 0.95, 0.9, 0.8, 0.5, 0.1)
+"""Similarities at which loops are looked for, when all of them are."""
+
+
+def sharing_facts(model: nn.Module) -> dict[str, Any]:
+    """What the layers of each bank share, as plain values.
+
+    Returns:
+        By name of the bank ``layers``, ``similarity`` (L, L) and ``spectrum``, the singular values of its coefficients;
+        and ``loops``, the blocks of each of the :func:`recurrent_runs` by threshold, where there are any.
+    """
+    found = layer_similarity(model)
+    loops = {str(at): [list(run.blocks) for run in recurrent_runs(model, at)] for at in THRESHOLDS} if found else {}
+    return {
+        "layers": {bank: list(similarity.layers) for bank, similarity in found.items()},
+        "similarity": {bank: similarity.matrix.tolist() for bank, similarity in found.items()},
+        "spectrum": {bank: values.tolist() for bank, values in coefficient_spectrum(model).items()},
+        "loops": {at: runs for at, runs in loops.items() if runs},
+    }
 
 
 def cluster_layers(similarity: Tensor, threshold: float) -> list[list[int]]:

@@ -29,6 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     from . import (
+        analyze,
         completion,
         convert,
         demo,
@@ -51,6 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         weights,
         hub,
         evaluate,
+        analyze,
         convert,
         deploy,
         transform,

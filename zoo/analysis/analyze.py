@@ -1,0 +1,149 @@
+"""``zoo analyze``: what there is to see in a network, as pictures and numbers in a folder."""
+
+import json
+import secrets
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ..errors import ZooError
+from ..evaluation.validate import validate
+from ..extras import headless_pyplot
+from ..files import LARGEST_TEXT, is_file, read_file, replace_folder
+from ..makers.base import made_tensors
+from ..named import Named
+from ..version import __version__
+from ..weights.paths import hub_folder
+from . import draw
+from .branches import branch_norms, branched_layers, gate_histograms
+from .density import density_history, layer_densities
+from .sharing import sharing_facts
+from .spectrum import kernel_spectra
+from .symmetry import symmetry_patterns
+
+FACTS = "analysis.json"
+_PRODUCER = "zoo analyze"
+_FORMS = {"png": {"Software": None}, "svg": {"Date": None}}
+_LOGS = ("log.jsonl", "training_log.jsonl")
+
+DRAWINGS: dict[str, Callable[[dict[str, Any], str], Any]] = {
+    "similarity": draw.similarity,
+    "coefficients": draw.coefficients,
+    "symmetry": draw.symmetry,
+    "density": draw.density,
+    "density_in_training": draw.density_in_training,
+    "branch_norms": draw.branch_norms,
+    "gates": draw.gates,
+    "singular_values": draw.singular_values,
+}
+"""What is drawn, by subject."""
+
+
+def analyze(
+    found: Named, folder: str | Path, *, dataset: str = "", data: str | Path | None = None, limit: int = 0
+) -> dict[str, Any]:
+    """Draw what there is to see in a network: of each subject that applies a PNG and an SVG, and ``analysis.json``.
+
+    The folder appears when everything in it is there; one that this function wrote before is replaced.
+
+    Args:
+        found: The network, as :func:`zoo.named.load_named` gives it.
+        folder: Of the result.
+        dataset: Name of the data set that gates are seen on; by default what the network was trained on.
+        data: Its folder; None for no gates.
+        limit: See the gates on the first so many images only; 0 for all.
+
+    Returns:
+        What ``analysis.json`` holds: the numbers behind each picture by subject, and ``left_out``, why there is no
+        picture of a subject.
+
+    Raises:
+        ZooError: If matplotlib is missing, the folder is somebody else's or cannot be written, a log cannot be read, or
+            the data do not fit.
+    """
+    pyplot = headless_pyplot()
+    folder = _own_place(Path(folder).expanduser())
+    dataset = dataset or found.dataset
+    if data is not None and not dataset:
+        raise ZooError(f"{found.name}: nothing says what it was trained on; add --dataset NAME to --data DIR.")
+    subjects = _subjects(found, dataset, data, limit)
+    drawn = {name: facts for name, facts in subjects.items() if isinstance(facts, dict)}
+    facts = {"producer": _PRODUCER, "version": __version__, "name": found.name, "sha256": found.sha256}
+    facts["made"] = bool(made_tensors(found.model) or branched_layers(found.model))
+    facts["files"] = [f"{name}.{form}" for name in drawn for form in _FORMS]
+    facts |= drawn | {"left_out": {name: why for name, why in subjects.items() if isinstance(why, str)}}
+    part = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.part")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        part.mkdir()
+        (part / FACTS).write_text(json.dumps(facts) + "\n", encoding="utf-8")
+        for name, numbers in drawn.items():
+            with pyplot.rc_context({"svg.hashsalt": name}):
+                figure = DRAWINGS[name](numbers, found.name)
+                for form, metadata in _FORMS.items():
+                    figure.savefig(part / f"{name}.{form}", dpi=110, metadata=metadata, bbox_inches="tight")
+                pyplot.close(figure)
+        replace_folder(part, folder)
+    except OSError as error:
+        raise ZooError(f"{error.filename or folder}: cannot be written ({error.strerror or error}).") from None
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return facts
+
+
+def _subjects(found: Named, dataset: str, data: str | Path | None, limit: int) -> dict[str, dict[str, Any] | str]:
+    """Of each subject its numbers, or why there is nothing to draw."""
+    model = found.model
+    shared, patterns, layers = sharing_facts(model), symmetry_patterns(model), layer_densities(model)
+    moved, norms = density_history(_log(found) if layers else [], layers), branch_norms(model)
+    gated = bool(branched_layers(model, gated=True))
+    seen: dict[str, dict[str, Any] | str] = {
+        "similarity": shared if shared["layers"] else "no layers share a bank of templates",
+        "coefficients": {"spectrum": shared["spectrum"]} if shared["layers"] else "no layers share a bank of templates",
+        "symmetry": patterns if patterns["layers"] else "no kernel is symmetric or tied",
+        "density": {"layers": layers} if layers else "no layer is sparse (has a mask)",
+        "density_in_training": moved if moved["epochs"] else "no log of a training that moved the weights of a mask",
+        "branch_norms": {"layers": norms} if norms else "no layer has parallel branches",
+        "gates": "no layer has a gate (PD-B)",
+        "singular_values": {"layers": kernel_spectra(model)},
+    }
+    if not seen["singular_values"]["layers"]:
+        seen["singular_values"] = "no convolution and no linear layer"
+    if gated and data is None:
+        seen["gates"] = "the gates are seen on a data set: add --dataset NAME and --data DIR"
+    elif gated:
+        options = {"name": found.name, "limit": limit}
+        histograms = gate_histograms(model, lambda: validate(model, dataset, data, **options))
+        seen["gates"] = {"dataset": dataset, "layers": histograms}
+    return seen
+
+
+def _log(found: Named) -> list[dict[str, Any]]:
+    """The lines of the log of the training, if it lies beside the network."""
+    folder = found.folder or hub_folder() / found.name
+    file = next((folder / name for name in _LOGS if is_file(folder / name)), None)
+    if file is None:
+        return []
+    try:
+        lines = [json.loads(line) for line in read_file(file, LARGEST_TEXT).splitlines() if line.strip()]
+    except (OSError, ValueError, RecursionError) as error:
+        raise ZooError(f"{file}: cannot be read as the log of a run ({error}).") from None
+    return [line for line in lines if isinstance(line, dict) and "epoch" in line]
+
+
+def _own_place(folder: Path) -> Path:
+    """The folder, if nothing is there, or nothing that this module did not write."""
+    if folder.name in ("", ".", ".."):
+        raise ZooError(f"{folder}: name a new folder for the result.")
+    try:
+        if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+            raise ZooError(f"{folder} is there already and is no folder of zoo analyze: give another name.")
+        if folder.is_dir() and any(folder.iterdir()):
+            known = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+            written = {*known["files"], FACTS} if known["producer"] == _PRODUCER else set()
+            if {path.name for path in folder.iterdir()} != written:
+                raise ValueError("other files")
+    except (OSError, ValueError, KeyError, TypeError):
+        raise ZooError(f"{folder} holds files that zoo analyze did not write: give another name.") from None
+    return folder
