@@ -14,27 +14,22 @@ from plots import points, save
 from tqdm import tqdm
 
 import zoo
-from zoo.analysis import (
-    coefficient_spectrum,
-    compress_banks,
-    fold_layers,
-    layer_clusters,
-    layer_similarity,
-    recurrent_runs,
-)
+from zoo.analysis import compress_banks, fold_layers, layer_clusters, recurrent_runs
+from zoo.analysis.draw import short_name, similarity_panel
+from zoo.analysis.sharing import THRESHOLDS, sharing_facts
 from zoo.evaluation.validate import validate
 from zoo.extras import headless_pyplot
 from zoo.files import write_atomically
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
-THRESHOLDS = (0.999, 0.99, 0.98, 0.95, 0.9, 0.8, 0.5, 0.1)
 
 INTRO = """# What sharing found
 
 Made by `{command}`; figures in
 `sharing.json`. Nothing is trained here and nothing is chosen by these figures: the network is the staged one, and every
 row is measured on the whole test set. Paper: P. Savarese and M. Maire, Learning Implicitly Recurrent CNNs Through
-Parameter Sharing, https://arxiv.org/abs/1902.09701. The functions are those of `zoo.analysis`.
+Parameter Sharing, https://arxiv.org/abs/1902.09701. The functions are those of `zoo.analysis`;
+`zoo analyze NAME|FOLDER -o DIR` draws matrices and singular values of any network.
 
 ![similarity of the layers; accuracy against parameters](sharing.png)
 
@@ -60,8 +55,8 @@ def study(name: str, dataset: str, data: str) -> dict[str, Any]:
         data: Folder of the data set.
     """
     model = zoo.create_model(name, pretrained=True).eval()
-    banks = layer_similarity(model)
-    templates = max(len(values) for values in coefficient_spectrum(model).values())
+    shared = sharing_facts(model)
+    templates = max(map(len, shared["spectrum"].values()))
     made = [("as trained", 1.0, model)]
     made += [(f"folded at {threshold}", threshold, fold_layers(model, threshold)) for threshold in THRESHOLDS]
     made += [(f"rank {rank}", 1.0, compress_banks(model, rank)) for rank in range(templates, 0, -1)]
@@ -84,9 +79,7 @@ def study(name: str, dataset: str, data: str) -> dict[str, Any]:
     return {
         "name": name,
         "dataset": dataset,
-        "layers": {bank: list(found.layers) for bank, found in banks.items()},
-        "similarity": {bank: found.matrix.tolist() for bank, found in banks.items()},
-        "spectrum": {bank: values.tolist() for bank, values in coefficient_spectrum(model).items()},
+        **{key: shared[key] for key in ("layers", "similarity", "spectrum")},
         "rows": rows,
     }
 
@@ -99,9 +92,12 @@ def page(found: dict[str, Any]) -> str:
     for bank, layers in found["layers"].items():
         spectrum = ", ".join(f"{value:.3f}" for value in found["spectrum"][bank])
         lines += [f"`{bank}`, singular values of its coefficients: {spectrum}.", ""]
-        lines += ["| | " + " | ".join(f"`{_short(name)}`" for name in layers) + " |", "|---|" + "---:|" * len(layers)]
+        lines += [
+            "| | " + " | ".join(f"`{short_name(name)}`" for name in layers) + " |",
+            "|---|" + "---:|" * len(layers),
+        ]
         for name, row in zip(layers, found["similarity"][bank], strict=True):
-            lines.append(f"| `{_short(name)}` | " + " | ".join(f"{value:.3f}" for value in row) + " |")
+            lines.append(f"| `{short_name(name)}` | " + " | ".join(f"{value:.3f}" for value in row) + " |")
         lines.append("")
     header = [
         "network",
@@ -130,11 +126,7 @@ def draw(found: dict[str, Any], target: Path) -> None:
     banks = found["layers"]
     figure, panels = headless_pyplot().subplots(1, len(banks) + 1, figsize=(3.2 * len(banks) + 4.6, 4))
     for panel, (bank, layers) in zip(panels, banks.items(), strict=False):
-        image = panel.imshow(found["similarity"][bank], vmin=0, vmax=1, cmap="viridis")
-        panel.set_xticks(range(len(layers)), [_short(name) for name in layers], rotation=90, fontsize=7)
-        panel.set_yticks(range(len(layers)), [_short(name) for name in layers], fontsize=7)
-        panel.set_title(f"{bank}: |cosine|", fontsize=9)
-        figure.colorbar(image, ax=panel, shrink=0.7)
+        similarity_panel(panel, bank, layers, found["similarity"][bank])
     first, last = found["rows"][0], panels[-1]
     words = {"folded": "similar layers folded, at falling similarity", "rank": "templates of lower rank"}
     for (kind, word), marker in zip({"as trained": "as trained", **words}.items(), "*os", strict=True):
@@ -154,11 +146,6 @@ def draw(found: dict[str, Any], target: Path) -> None:
     figure.suptitle(f"{found['name']}: what its layers share", fontsize=10)
     figure.tight_layout()
     save(figure, target)
-
-
-def _short(layer: str) -> str:
-    """``stages.0.2.conv1`` as ``2.conv1``: within its stage."""
-    return ".".join(layer.split(".")[-2:])
 
 
 def main() -> None:

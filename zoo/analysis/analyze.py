@@ -114,7 +114,7 @@ def _subjects(found: Named, dataset: str, data: str | Path | None, limit: int) -
         seen["gates"] = "the gates are seen on a data set: add --dataset NAME and --data DIR"
     elif gated:
         options = {"name": found.name, "limit": limit}
-        histograms = gate_histograms(model, lambda: validate(model, dataset, data, **options))
+        histograms = gate_histograms(model, lambda: validate(model, dataset, data, **options), limit)
         seen["gates"] = {"dataset": dataset, "layers": histograms}
     return seen
 

@@ -38,12 +38,13 @@ def branch_norms(model: nn.Module) -> list[dict[str, Any]]:
     ]
 
 
-def gate_histograms(model: nn.Module, run: Callable[[], object]) -> list[dict[str, Any]]:
+def gate_histograms(model: nn.Module, run: Callable[[], object], limit: int = 0) -> list[dict[str, Any]]:
     """What the gates of a PD-B network say while it runs.
 
     Args:
         model: The network.
         run: Runs it on images, as often as it likes.
+        limit: Count only the first so many of them (batches are run whole); 0 for all.
 
     Returns:
         Of each layer with a gate: ``layer``, ``images`` seen, and by branch ``mean``, ``std`` (over the images) and
@@ -60,7 +61,7 @@ def gate_histograms(model: nn.Module, run: Callable[[], object]) -> list[dict[st
     finally:
         for hook in hooks:
             hook.remove()
-    return [_histograms(name, layers[name], torch.cat(gates)) for name, gates in seen.items() if gates]
+    return [_histograms(name, layers[name], torch.cat(gates)[: limit or None]) for name, gates in seen.items() if gates]
 
 
 def _histograms(name: str, layer: nn.Module, gates: Tensor) -> dict[str, Any]:

@@ -16,7 +16,9 @@ def similarity(facts: Facts, name: str) -> Any:
     figure, panels = _panels(len(banks), 4, 4)
     for panel, bank in zip(panels, banks, strict=True):
         similarity_panel(panel, bank, banks[bank], facts["similarity"][bank])
-    title = f"{name}: how alike the kernels are that layers make from one bank (|cosine|)\n{_loops(facts['loops'])}"
+    title = (
+        f"{name}: how alike layers mix the templates of their bank (|cosine| of coefficients)\n{_loops(facts['loops'])}"
+    )
     return _titled(figure, title)
 
 

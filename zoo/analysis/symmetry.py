@@ -49,7 +49,7 @@ def symmetry_patterns(model: nn.Module) -> dict[str, list[dict[str, Any]]]:
             ids = value_of_entries(maker)
             if ids is None:
                 continue
-            kind = getattr(maker, "symm_type", "tied" if isinstance(maker, TiedWeight) else f"pdpt, rank {maker.rank}")
+            kind = "tied" if isinstance(maker, TiedWeight) else getattr(maker, "symm_type", "pdpt")
             counts = ids.flatten().unique(return_counts=True)[1].unique(return_counts=True)
             layers.append(
                 {
