@@ -56,7 +56,7 @@ def read(batches: Iterable[tuple[Tensor, Tensor]]) -> None:
         pass
 
 
-def ratios(ways: dict[str, Callable[[], object]], repeat: int) -> dict[str, str]:
+def ratios(ways: dict[str, Callable[[], object]], repeat: int) -> dict[str, list[float]]:
     """Each way's time divided by that of the first, in turn."""
     times: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(repeat + 1):
@@ -66,8 +66,12 @@ def ratios(ways: dict[str, Callable[[], object]], repeat: int) -> dict[str, str]
             if turn:  # the first is for warming up
                 times[name].append(time.perf_counter() - began)
     base, *_ = times.values()
-    found = {name: [a / b for a, b in zip(own, base, strict=True)] for name, own in times.items()}
-    return {name: f"{statistics.median(r):.3f} ({min(r):.3f}-{max(r):.3f})" for name, r in found.items()}
+    return {name: [a / b for a, b in zip(own, base, strict=True)] for name, own in times.items()}
+
+
+def cell(found: list[float]) -> str:
+    """Median (smallest-largest)."""
+    return f"{statistics.median(found):.3f} ({min(found):.3f}-{max(found):.3f})"
 
 
 def photographs(folder: str, arch: str, limit: int, repeat: int) -> str:
@@ -104,7 +108,10 @@ def photographs(folder: str, arch: str, limit: int, repeat: int) -> str:
         },
         repeat,
     )
-    rows = [["data side", data["ours"]], *([f"whole, {name}", value] for name, value in list(whole.items())[1:])]
+    rows = [
+        ["data side", cell(data["ours"])],
+        *([f"whole, {name}", cell(value)] for name, value in list(whole.items())[1:]),
+    ]
     exact, half = scores(model, kept), scores(last, kept_last, amp=True)
     other = int((exact.argmax(1) != half.argmax(1)).sum())
     apart = ((exact - half).abs().max() / exact.abs().max()).item()
@@ -115,7 +122,7 @@ def photographs(folder: str, arch: str, limit: int, repeat: int) -> str:
     return "\n".join(lines)
 
 
-def small(folder: str, repeat: int) -> str:
+def small(folder: str, repeat: int) -> list[float]:
     """The data side of CIFAR-10's test set, over a loader that takes image by image."""
     images, labels, *_ = read_arrays("cifar10", folder, "test")
     info = get_dataset("cifar10")
@@ -130,7 +137,7 @@ def small(folder: str, repeat: int) -> str:
         "per image": lambda: read(DataLoader(one, BATCH, num_workers=min(usable_cores(), 8))),
         "ours": lambda: read(ours()),
     }
-    return f"data side of CIFAR-10 over a loader that takes image by image: {ratios(ways, repeat)['ours']}"
+    return ratios(ways, repeat)["ours"]
 
 
 def main() -> None:
@@ -143,7 +150,8 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=5)
     options = parser.parse_args()
     if options.cifar10:
-        print(small(options.cifar10, options.repeat), flush=True)
+        found = cell(small(options.cifar10, options.repeat))
+        print(f"data side of CIFAR-10 over a loader that takes image by image: {found}", flush=True)
     if options.photographs:
         print(photographs(options.photographs, options.model, options.limit, options.repeat))
 

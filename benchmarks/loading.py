@@ -90,7 +90,7 @@ def used(model: nn.Module) -> nn.Module:
     return model
 
 
-def compare(arch: str, repeat: int) -> list[str]:
+def compare(arch: str, repeat: int) -> tuple[float, list[float], list[float], list[float], list[float]]:
     """Size of the file in MB, and our time divided by timm's: cold, warm, and both with every value used."""
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory())
@@ -109,8 +109,8 @@ def compare(arch: str, repeat: int) -> list[str]:
                         shutil.rmtree(f"{folder}/cache/hashes", ignore_errors=True)
                     mine = seconds(lambda use=use: use(ours(arch)))
                     found.append(mine / seconds(lambda use=use: use(timms(arch, file))))
-                ratios.append(f"{statistics.median(found):.2f} ({min(found):.2f}-{max(found):.2f})")
-        return [f"{file.stat().st_size / 1e6:.1f}", *ratios]
+                ratios.append(found)
+        return file.stat().st_size / 1e6, *ratios
 
 
 def main() -> None:
@@ -121,7 +121,9 @@ def main() -> None:
     options = parser.parse_args()
     rows = []
     for arch in options.name:
-        rows.append([arch, *compare(zoo.registry.check_name(arch), options.repeat)])
+        size, *found = compare(zoo.registry.check_name(arch), options.repeat)
+        cells = [f"{statistics.median(r):.2f} ({min(r):.2f}-{max(r):.2f})" for r in found]
+        rows.append([arch, f"{size:.1f}", *cells])
     print(f"our time divided by timm's, {torch.get_num_threads()} threads of torch: median (smallest-largest)")
     print(table(rows, ["network", "file, MB", "cold", "warm", "cold, used", "warm, used"]))
 

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import os
 import platform
 import statistics
 import time
@@ -32,6 +33,7 @@ def machine(threads: int) -> dict[str, Any]:
         "cpu": cpu,
         "features": sorted({"avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile"} & set(flags)),
         "threads": threads,
+        "load": [round(value, 1) for value in os.getloadavg()],
         "peak": round(_SIDE**3 / best / 1e9, 1),
         "versions": versions,
         "date": date.today().isoformat(),
@@ -46,36 +48,51 @@ def seconds(run: Callable[[], object], repeats: int = 1) -> float:
     return (time.process_time() - start) / repeats
 
 
-def ratios(
-    work: dict[str, Callable[[], object]], rounds: int, between: Callable[[], object] | None = None
-) -> tuple[float, dict[str, list[float]]]:
+def in_turn(
+    work: dict[str, Callable[[], object]],
+    rounds: int,
+    between: Callable[[], object] | None = None,
+    clock: Callable[[Callable[[], object], int], float] = seconds,
+) -> dict[str, list[float]]:
     """Time functions in turn in each round.
 
     Args:
-        work: By name; what the times are divided by comes first.
+        work: By name.
         rounds: How often.
-        between: Called before each timing, which is then of a single call.
+        between: Called before each timing, which is then of a single call; else the function itself is.
+        clock: Gives the seconds of one call of a function that it calls so many times.
 
     Returns:
-        The median time of the first in seconds, and by name median, lowest and highest of time over that of the first
-        in the same round.
+        Seconds by name, one figure a round.
     """
     repeats = {}
     for name, run in work.items():
         run(), run()
-        repeats[name] = max(1, round(0.005 / max(seconds(run), 1e-6)))
+        repeats[name] = max(1, round(0.005 / max(clock(run, 1), 1e-6)))
     times: dict[str, list[float]] = {name: [] for name in work}
     for _ in range(rounds):
         for name, run in work.items():
-            if between:
-                between()
-            times[name].append(seconds(run, 1 if between else repeats[name]))
-    first = next(iter(times.values()))
+            (between or run)()  # whatever ran before it has taken its place in the caches
+            times[name].append(clock(run, 1 if between else repeats[name]))
+    return times
+
+
+def over(times: dict[str, list[float]], base: str) -> dict[str, list[float]]:
+    """By name the median, lowest and highest of time over that of another in the same round."""
     found = {}
     for name, own in times.items():
-        parts = [a / b for a, b in zip(own, first, strict=True)]
+        parts = [a / b for a, b in zip(own, times[base], strict=True)]
         found[name] = [round(value, 3) for value in (statistics.median(parts), min(parts), max(parts))]
-    return statistics.median(first), found
+    return found
+
+
+def ratios(
+    work: dict[str, Callable[[], object]], rounds: int, between: Callable[[], object] | None = None
+) -> tuple[float, dict[str, list[float]]]:
+    """The median time of the first in seconds, and of all :func:`over` the first; arguments as of :func:`in_turn`."""
+    times = in_turn(work, rounds, between)
+    first = next(iter(times))
+    return statistics.median(times[first]), over(times, first)
 
 
 def write(path: str, result: dict[str, Any]) -> None:

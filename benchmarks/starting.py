@@ -26,9 +26,19 @@ def seconds(code: str) -> float:
     return time.perf_counter() - start
 
 
-def ratio(code: str, over: str, repeat: int) -> str:
+def command(words: str) -> str:
+    """Code that runs ``zoo`` with some words."""
+    return f"import sys, zoo_command; sys.argv = ['zoo', *{words.split()!r}]; zoo_command.main()"
+
+
+def ratios(code: str, over: str, repeat: int) -> list[float]:
     """The time of some code over that of another."""
-    found = [seconds(code) / seconds(over) for _ in range(repeat)]
+    return [seconds(code) / seconds(over) for _ in range(repeat)]
+
+
+def ratio(code: str, over: str, repeat: int) -> str:
+    """The same as a cell of the table."""
+    found = ratios(code, over, repeat)
     return f"{statistics.median(found):.2f} ({min(found):.2f}-{max(found):.2f})"
 
 
@@ -39,8 +49,7 @@ def main() -> None:
     repeat = parser.parse_args().repeat
     rows = []
     for words in COMMANDS:
-        command = f"import sys, zoo_command; sys.argv = ['zoo', *{words.split()!r}]; zoo_command.main()"
-        rows.append([f"zoo {words}", "import torch", ratio(command, "import torch", repeat)])
+        rows.append([f"zoo {words}", "import torch", ratio(command(words), "import torch", repeat)])
     rows.append(["import zoo", "import timm", ratio("import zoo", "import timm", repeat)])
     print(table(rows, ["this", "over", "median (smallest-largest)"]))
 

@@ -8,8 +8,6 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from zoo.tables import table
-
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 
 INTRO = """# Speed
@@ -20,6 +18,12 @@ the lowest and highest where there is room. Below 1 is faster. They belong to th
 work ran beside it, which widens the ranges. The peak is the fastest float32 product of two 1024 x 1024 matrices in the
 same run, in 10^9 multiply-adds a second.
 """
+
+
+def table(rows: Iterable[list[str]], header: list[str]) -> str:
+    """As Markdown."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "".join("| " + " | ".join(cells) + " |\n" for cells in lines)
 
 
 def cell(ratio: Iterable[float]) -> str:
@@ -47,6 +51,99 @@ def machine(found: dict[str, Any]) -> str:
         f"{about['cpu']} ({', '.join(about['features'])}), {about['threads']} thread, peak {about['peak']}; "
         f"{versions}; {about['date']}.\n"
     )
+
+
+def goals(found: dict[str, Any]) -> str:
+    """Every goal beside what was measured."""
+    text = """## Goals (`benchmarks/goals.py`)
+
+Every row measured in one run, one thread, over what the row says. Commands, loading, data and engines by time that
+passes, the rest by processor time. "limit": what as much arithmetic takes at the speed of the fp32 matrix product.
+"reached" goes by the median; a range that holds the goal on both sides decides nothing. "load" is how many processes
+wanted this machine's two cores.
+"""
+    rows = []
+    for row in found["goals"]:
+        median, low, _ = row["ratio"]
+        goal = row["goal"]
+        reached = "" if goal is None else "yes" if median <= goal else "within the range" if low <= goal else "no"
+        cells = [
+            f"{goal:g}" if goal else "",
+            reached,
+            f"{row['limit']:.2f}" if "limit" in row else "",
+            str(row["load"]),
+        ]
+        rows.append([row["what"], cell(row["ratio"]), *cells])
+    tables = table(rows, ["row", "measured", "goal", "reached", "limit", "load"])
+    return "\n".join([text, machine(found), tables, *why(found["goals"])])
+
+
+def why(rows: list[dict[str, Any]]) -> list[str]:
+    """A line for each row that misses its goal."""
+    measured = {row["what"]: row["ratio"] for row in rows}
+    half = measured.get("a bf16 matrix product over an fp32 one", [1.0])[0]
+    there = DOCS / "forms_speed.json"
+    uncollapsed = json.loads(there.read_text())["forms"] if there.exists() else []
+    least = {
+        f"{row['network']} as trained": row["ratios"]["least"][0] for row in uncollapsed if "least" in row["ratios"]
+    }
+    bare = next((row["ratio"][0] for row in rows if row["what"].endswith("without values, over timm's way")), None)
+    lines = []
+    for row in rows:
+        median, low, high = row["ratio"]
+        if row["goal"] is None or median <= row["goal"]:
+            continue
+        if low <= row["goal"]:
+            reason = f"the rounds spread from {low:.2f} to {high:.2f}, so this run does not decide it"
+        elif "bf16" in row["what"]:
+            reason = (
+                f"a bf16 matrix product takes {half:.2f} of an fp32 one here; the goal was set where AMX makes it less"
+            )
+        elif row["part"] == "deploy":
+            reason = (
+                f"eager is nearer its limit here ({row['limit']:.2f} of its time is arithmetic), which an engine shares"
+            )
+        elif row["what"].split(" over ")[0] in least:
+            reason = (
+                f"copying each kernel once, which any maker must, takes {least[row['what'].split(' over ')[0]]:.2f}"
+            )
+        elif row["part"] == "load" and bare:
+            reason = f"constructing its modules alone, without a value, takes {bare:.2f}"
+        else:
+            reason = f"every round was above it, {low:.2f} or more"
+        lines.append(f"- {row['what']}: {median:.2f} for {row['goal']:g}; {reason}.")
+    return ["Missed, and what was measured of it:\n", *lines] if lines else []
+
+
+def every_weight(found: dict[str, Any]) -> str:
+    """Staged weights and their twins."""
+    text = """## Every staged weight (`benchmarks/every_weight.py`)
+
+Over the plain twin in eager mode, one image / 32 (throughput is the inverse), medians; the ranges, the same over timm's
+resnet18 for images of that size, and the twin in each engine are in `benchmarks.json`. "stored" is the weight as it is,
+"collapsed" has batch norms folded where they follow a convolution. Memory: growth at its peak of a fresh process that
+reads the network and scores 32 images, MB. Bytes of the stored, collapsed and, where there is one, packed file, MB.
+Top-1 is the manifest's.
+"""
+    forms = {"stored": "stored", "collapsed": "collapsed"}
+    forms |= {f"collapsed, {key}": title for key, title in (("onnxruntime", "ONNX Runtime"), ("openvino", "OpenVINO"))}
+    forms |= {"resnet18": "timm's resnet18"}
+    rows = []
+    for row in found["weights"]:
+        one, many = (times["over twin"] for times in row["times"])
+        sizes = [row["bytes"][kind] for kind in ("stored", "collapsed", "packed") if kind in row["bytes"]]
+        rows.append(
+            [f"`{row['name']}`", f"`{row['twin']}`", f"{row['accuracy']['top1']:.2f}" if row["accuracy"] else ""]
+            + ["{:.1f} / {:.1f}".format(*(row["macs"][form] / 1e6 for form in ("stored", "twin")))]
+            + [" / ".join(f"{value / 1e6:.2f}" for value in sizes)]
+            + [f"{one[form][0]:.2f} / {many[form][0]:.2f}" if form in one else "" for form in forms]
+            + [" / ".join(f"{times['limit']:.2f}" for times in row["times"])]
+            + [" / ".join(f"{row['memory'][form] / 1e6:.0f}" for form in ("stored", "collapsed"))]
+        )
+    header = ["weight", "twin", "top-1", "multiply-adds, M: stored / twin", "bytes", *forms.values(), "limit"]
+    missing = found["machine"].get("left out")
+    note = f"Not installed and left out: {', '.join(missing)}.\n" if missing else ""
+    return "\n".join([text, machine(found) + note, table(rows, [*header, "memory: stored / collapsed"])])
 
 
 def forms(found: dict[str, Any]) -> str:
@@ -122,6 +219,8 @@ convolutions, each with its part of the 1x1 kernel.
 
 
 SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {
+    "goals.json": goals,
+    "benchmarks.json": every_weight,
     "forms_speed.json": forms,
     "sparse_speed.json": sparse,
     "reuse_speed.json": reuse,

@@ -19,6 +19,7 @@ import results_page
 import sharing_found
 import small_comparisons
 import small_comparisons_page
+import speed_page
 import update_docs
 
 
@@ -57,6 +58,26 @@ def test_what_sharing_found_is_told_of_the_weight_as_it_is_now():
     result = weights()[found["name"]]["results"][0]
     assert (first["correct"], first["n"]) == (result["correct"], result["n"])
     assert first["stored"] == weights()[found["name"]]["params"]["stored"]
+
+
+def test_speed_is_told_as_it_was_measured():
+    page = (ROOT / "docs" / "speed.md").read_text()
+    assert page == speed_page.page(), "run python scripts/speed_page.py"
+    rows = json.loads((ROOT / "docs" / "goals.json").read_text())["goals"]
+    for row in rows:
+        (line,) = (line for line in page.splitlines() if line.startswith(f"| {row['what']} |"))
+        median, goal = row["ratio"][0], row["goal"]
+        assert f"| {median:.2f} (" in line
+        if goal is not None:
+            assert ("| yes |" in line) == (median <= goal), line
+            assert (f"- {row['what']}: {median:.2f} for" in page) == (median > goal), "a missed goal says why"
+    measured = json.loads((ROOT / "docs" / "benchmarks.json").read_text())["weights"]
+    staged = {name for name, entry in weights().items() if any(s["kind"] == "staged" for s in entry["sources"])}
+    assert measured and {row["name"] for row in measured} <= staged, "run python benchmarks/every_weight.py"
+    for row in measured:
+        entry = weights()[row["name"]]
+        assert row["bytes"]["stored"] == entry["size"], row["name"]
+        assert not row["accuracy"] or row["accuracy"]["correct"] == entry["results"][0]["correct"], row["name"]
 
 
 def test_small_comparisons_are_told_as_they_were_measured():
