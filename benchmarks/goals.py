@@ -83,7 +83,7 @@ def start(options: argparse.Namespace) -> Iterable[dict[str, Any]]:
 
 def load(options: argparse.Namespace) -> Iterable[dict[str, Any]]:
     """A pretrained network over timm's own way, without and with hashing its file."""
-    size, cold, warm, *_ = loading.compare(FIFTEEN_MB, options.rounds)
+    size, cold, warm, *_ = loading.compare(FIFTEEN_MB, 3 * options.rounds)
     for title, goal, found in (("hash remembered", 0.1, warm), ("hashed", 0.6, cold)):
         yield row("load", f"`{FIFTEEN_MB}`, {size:.1f} MB, {title}, over timm's way", goal, spread(found))
     with contextlib.ExitStack() as stack:
@@ -91,7 +91,7 @@ def load(options: argparse.Namespace) -> Iterable[dict[str, Any]]:
         stack.enter_context(mock.patch.dict(os.environ, {"ZOO_CACHE": f"{folder}/cache"}))
         file = stack.enter_context(loading.weight(FIFTEEN_MB, Path(folder)))
         found = []
-        for _ in range(options.rounds):
+        for _ in range(3 * options.rounds):
             bare = loading.seconds(lambda: timm.create_model(FIFTEEN_MB, device="meta"))
             found.append(bare / loading.seconds(lambda: loading.timms(FIFTEEN_MB, file)))
     yield row("load", BARE, None, spread(found))
@@ -173,8 +173,8 @@ def main() -> None:
         for found in globals()[part](options):
             print(found, flush=True)
             rows.append(found | {"load": machine_load()})
-        rows.sort(key=lambda found: PARTS.index(found["part"]))
-        write(options.output, {"machine": about, "goals": rows})
+            rows.sort(key=lambda found: PARTS.index(found["part"]))
+            write(options.output, {"machine": about, "goals": rows})
 
 
 def machine_load() -> float:

@@ -71,7 +71,7 @@ wanted this machine's two cores.
             f"{goal:g}" if goal else "",
             reached,
             f"{row['limit']:.2f}" if "limit" in row else "",
-            str(row["load"]),
+            str(row.get("load", "")),
         ]
         rows.append([row["what"], cell(row["ratio"]), *cells])
     tables = table(rows, ["row", "measured", "goal", "reached", "limit", "load"])
