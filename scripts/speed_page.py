@@ -57,10 +57,10 @@ def goals(found: dict[str, Any]) -> str:
     """Every goal beside what was measured."""
     text = """## Goals (`benchmarks/goals.py`)
 
-Every row measured in one run, one thread, over what the row says. Commands, loading, data and engines by time that
-passes, the rest by processor time. "limit": what as much arithmetic takes at the speed of the fp32 matrix product.
+One thread, each row over what it says, both in turn; a part of the script that is run alone replaces its own rows.
+Commands, loading, data and engines by time that passes, the rest by processor time. "limit": what as much arithmetic takes at the speed of the fp32 matrix product.
 "reached" goes by the median; a range that holds the goal on both sides decides nothing. "load" is how many processes
-wanted this machine's two cores.
+wanted this machine's two cores, where it was noted.
 """
     rows = []
     for row in found["goals"]:
@@ -97,11 +97,13 @@ def why(rows: list[dict[str, Any]]) -> list[str]:
             reason = f"the rounds spread from {low:.2f} to {high:.2f}, so this run does not decide it"
         elif "bf16" in row["what"]:
             reason = (
-                f"a bf16 matrix product takes {half:.2f} of an fp32 one here; the goal was set where AMX makes it less"
+                f"a bf16 matrix product takes {half:.2f} of an fp32 one here; the goal is from a processor with AMX, "
+                "which this one lacks"
             )
         elif row["part"] == "deploy":
             reason = (
-                f"eager is nearer its limit here ({row['limit']:.2f} of its time is arithmetic), which an engine shares"
+                f"{row['limit']:.2f} of eager's time is what its arithmetic takes as a matrix product, which leaves an "
+                "engine that much"
             )
         elif row["what"].split(" over ")[0] in least:
             reason = (
