@@ -58,9 +58,9 @@ def goals(found: dict[str, Any]) -> str:
     text = """## Goals (`benchmarks/goals.py`)
 
 One thread, each row over what it says, both in turn; a part of the script that is run alone replaces its own rows.
-Commands, loading, data and engines by time that passes, the rest by processor time. "limit": what as much arithmetic takes at the speed of the fp32 matrix product.
-"reached" goes by the median; a range that holds the goal on both sides decides nothing. "load" is how many processes
-wanted this machine's two cores, where it was noted.
+Commands, loading, data and engines by time that passes, the rest by processor time. "limit": what as much arithmetic
+takes at the speed of the fp32 matrix product. "reached" goes by the median; "within the range" says that the rounds
+were on both sides of the goal. "load" is how many processes wanted this machine's two cores, where it was noted.
 """
     rows = []
     for row in found["goals"]:
