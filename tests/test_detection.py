@@ -31,7 +31,9 @@ def photographs() -> list[Path]:
     return [ROOT / "docs" / "front.png", ROOT / "docs" / "results.png"]
 
 
-@pytest.mark.parametrize(("name", "kind"), [("retinanet", "pd_a"), ("faster_rcnn", "pd_b")])
+@pytest.mark.parametrize(
+    ("name", "kind"), [("retinanet", "pd_a"), pytest.param("faster_rcnn", "pd_b", marks=pytest.mark.slow)]
+)
 def test_a_detector_trains_on_branches_and_finds_the_same_boxes_collapsed(name, kind):
     torch.manual_seed(0)
     source = detection.samples(photographs(), SIDE, torch.Generator().manual_seed(0))

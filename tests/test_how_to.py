@@ -107,6 +107,7 @@ def test_the_page_leads_to_a_weight_and_back(copy):
     assert content == json.loads((ROOT / "weights_manifest.json").read_text())
 
 
+@pytest.mark.slow
 def test_the_tour_comes_to_its_end(tmp_path):
     """One's own run stopped, gone on with, measured, used, exported and passed on, in the order of the README."""
     run = subprocess.run(
