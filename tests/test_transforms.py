@@ -199,6 +199,28 @@ def test_saved_ones_come_back_and_collapsed_ones_without_this_package(tmp_path):
     assert after_import("import timm, torch", [code]) == [("all", 0)]
 
 
+def test_a_part_that_was_cut_out_keeps_its_shift():
+    """A convolution leaves its shift to the batch norm behind it, if that comes along."""
+    model = made("pd_a").eval().double()
+    name = model.zoo_report.changed[0].name
+    conv = model.get_submodule(name)
+    x = torch.randn(2, conv.in_channels, 9, 9, dtype=torch.float64)
+    assert conv.fold()[1].sum(0).abs().max() > 0.01
+    plain = zoo.reparameterize(conv)
+    assert type(plain) is nn.Conv2d
+    torch.testing.assert_close(plain(x), conv(x), rtol=1e-10, atol=1e-10)
+
+
+def test_the_weights_that_are_named_are_those_it_begins_with(monkeypatch):
+    seen = {}
+    monkeypatch.setattr(
+        "zoo.transforms.registered.network_of",
+        lambda name, pretrained, **kwargs: seen.update(kwargs) or timm.create_model(name),
+    )
+    zoo.create_model("test_resnet", pretrained=True, transform="ac", pretrained_cfg="other_tag")
+    assert seen["pretrained_cfg"] == "other_tag"
+
+
 class Own(nn.Module):
     """A user's network, which has no configuration."""
 

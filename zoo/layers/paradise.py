@@ -8,7 +8,7 @@ batch; so a PD convolution is a layer and not a maker of one kernel.
 
 import copy
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -136,7 +136,7 @@ class PDAConv2d(nn.Module):
         names = branch_names(branches)
         self.branches = nn.ModuleDict({name: _make_branch(name, in_channels, out_channels, stride) for name in names})
 
-    norm_returns = False  # set where zoo.transform put the layer in place of a convolution and its batch norm
+    norm_place: tuple[nn.Module, ...] = ()  # what zoo.transform put in place of the batch norm behind the convolution
     had_bias = False
 
     def forward(self, x: Tensor) -> Tensor:
@@ -169,16 +169,18 @@ class PDAConv2d(nn.Module):
         kernels, biases = zip(*(branch.fold() for branch in self.branches.values()), strict=True)
         return torch.stack(kernels), torch.stack(biases)
 
-    def fuse(self, batch_norm: str = "fold") -> nn.Module:
+    def fuse(self, batch_norm: str = "fold", network: Collection[nn.Module] = ()) -> nn.Module:
         """One 3x3 ``nn.Conv2d`` with bias: the same function in eval mode.
 
         Args:
             batch_norm: ``keep`` has an effect where ``zoo.transform`` put the layer in place of a convolution and its
                 batch norm: both come back, the batch norm with the shift, and the convolution's bias is 0 or none.
+            network: The parts of the network that collapses. Where the place of the batch norm is none of them, since
+                the layer was cut out, the shift stays with the convolution.
         """
         kernels, biases = self.fold()
         conv = self._in_mode_of_branches(_conv(kernels.sum(0), biases.sum(0), self.stride, self._kernel()))
-        if batch_norm == "keep" and self.norm_returns:
+        if batch_norm == "keep" and any(place in network for place in self.norm_place):
             conv.bias = nn.Parameter(torch.zeros_like(conv.bias), conv.bias.requires_grad) if self.had_bias else None
         return conv
 

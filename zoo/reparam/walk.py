@@ -52,10 +52,11 @@ def _kernels(model: nn.Module) -> list[nn.Parameter]:
     return [p for p in model.parameters() if p.dim() == 4 and p.layout == torch.strided]
 
 
-def _replace(module: nn.Module, options: dict[str, str], only_made: bool) -> nn.Module:
+def _replace(module: nn.Module, options: dict[str, Any], only_made: bool) -> nn.Module:
     """Replace modules by what ``fuse()`` returns, inner ones first; one used twice is replaced by one."""
     done: dict[nn.Module, nn.Module] = {}
     old = _parts(module)
+    options = {**options, "network": set(old)}
 
     def walk(module: nn.Module) -> nn.Module:
         if module not in done:
@@ -119,7 +120,7 @@ def _replace_in_lists(plain: nn.Module, old: list[nn.Module | nn.Parameter], new
                 vars(part)[key] = other
 
 
-def _fused(module: nn.Module, options: dict[str, str], only_made: bool) -> nn.Module:
+def _fused(module: nn.Module, options: dict[str, Any], only_made: bool) -> nn.Module:
     made = is_parametrized(module) or type(module).__module__.startswith("zoo.")
     if hasattr(module, "fuse") and (made or not only_made):
         accepted = inspect.signature(module.fuse).parameters

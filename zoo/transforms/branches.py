@@ -125,7 +125,9 @@ def _put_branches(target: Target, branches: tuple[str, ...], layers: Layers, red
         new = _branched(target, conv, norm, branches, reduction)
         target.changed(name, conv, f"{len(branches)} branches" + (", gated" if reduction else ""))
         _replace(target.model, conv, _hooked(new, conv))
-        _replace(target.model, norm, _hooked(NormPlace(norm, new), norm))
+        place = NormPlace(norm, new)
+        new.norm_place = (place,)  # in a tuple, since it is no part of the layer
+        _replace(target.model, norm, _hooked(place, norm))
 
 
 def _unfit(conv: nn.Conv2d, norm: nn.Module | None, uses: int) -> str:
@@ -164,7 +166,7 @@ def _branched(
     with torch.device(weight.device):
         new = PDAConv2d(*shape) if reduction is None else PDBConv2d(*shape, reduction)
     new = new.to(weight.dtype)
-    new.norm_returns, new.had_bias = True, conv.bias is not None
+    new.had_bias = conv.bias is not None
     own = new.branches["standard1"]
     for bn in new.batch_norms():
         bn.eps, bn.momentum = norm.eps, norm.momentum

@@ -56,7 +56,7 @@ def transformed(
 def _from_pretrained(base: str, spec: str, kwargs: dict[str, Any]) -> nn.Module:
     features = kwargs.pop("features_only", False)
     chosen = {key: kwargs.pop(key) for key in _FEATURES if key in kwargs}
-    for key in ("pretrained_cfg", "feature_cls", "pretrained_model_args"):
+    for key in ("feature_cls", "pretrained_model_args"):
         kwargs.pop(key, None)
     model = transform(network_of(base, True, **kwargs), spec)
     if not features:
