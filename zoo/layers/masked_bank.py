@@ -61,16 +61,17 @@ class MaskedTemplateBank(TemplateBank):
         # load_state_dict comes here once for each name, always with its one list of missing keys, and then goes on to
         # the parts of the bank with what stands in state_dict under this name.
         mine = {key.removeprefix(prefix): value for key, value in state_dict.items() if key.startswith(prefix)}
-        if self._last_load is None or self._last_load[0] is not missing:
-            self._last_load = missing, prefix, mine
-        elif not mine:
-            state_dict |= {prefix + key: value for key, value in self._last_load[2].items()}
-        elif not self._last_load[2]:
-            first = self._last_load[1]
+        again = self._last_load is not None and self._last_load[0] is missing
+        first, found = self._last_load[1:] if again else (prefix, bool(mine))
+        own = self.state_dict() if again and found else {}  # what was loaded under the first name
+        if own and not mine:
+            state_dict |= {prefix + key: value for key, value in own.items()}
+        elif again and mine and not found:
             missing[:] = [key for key in missing if not key.startswith(first)]
-            self._last_load = missing, prefix, mine
-        elif any(not torch.equal(mine[key], value) for key, value in self._last_load[2].items() if key in mine):
-            rest[-1].append(f"{prefix} must repeat {self._last_load[1]}, the same bank, but differs from it.")
+            first, found = prefix, True
+        elif any(key in mine and not torch.equal(mine[key].to(value), value) for key, value in own.items()):
+            rest[-1].append(f"{prefix} must repeat {first}, the same bank, but differs from it.")
+        self._last_load = missing, first, found
         nn.Module._load_from_state_dict(self, state_dict, prefix, metadata, strict, missing, *rest)
 
     def _apply(self, *args, **kwargs) -> nn.Module:
