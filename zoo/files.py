@@ -1,15 +1,16 @@
 """Files: only plain ones are opened, and what is written is never seen half; folders for downloads."""
 
 import errno
+import json
 import os
 import secrets
 import shutil
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
-from .errors import WeightError
+from .errors import WeightError, ZooError
 from .errors import printable as printable  # where paths are printed it is wanted without the errors
 
 FORMATS = {"safetensors": ".safetensors", "onnx": ".onnx", "torch-export": ".pt2"}
@@ -100,6 +101,35 @@ def write_atomically(content: bytes | Callable[[BinaryIO], object], path: Path, 
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def place_of_result(
+    folder: Path, producer: str, facts: str, written: Callable[[dict[str, Any]], Iterable[str]]
+) -> Path:
+    """The folder for a command's result, if nothing is there, or nothing that the same command did not write.
+
+    Args:
+        folder: Where it is to be.
+        producer: Ends with the command: ``repara-zoo deploy``.
+        facts: Name of the JSON file that says under ``producer`` who wrote the folder.
+        written: The names of all files, from what that file holds.
+
+    Raises:
+        ZooError: If anything else is there.
+    """
+    command = f"zoo {producer.rpartition(' ')[2]}"
+    if folder.name in ("", ".", ".."):
+        raise ZooError(f"{folder}: name a new folder for the result.")
+    try:
+        if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+            raise ZooError(f"{folder} is there already and is no folder of {command}: give another name.")
+        if folder.is_dir() and any(folder.iterdir()):
+            known = json.loads((folder / facts).read_text(encoding="utf-8"))
+            if known["producer"] != producer or {path.name for path in folder.iterdir()} != {*written(known), facts}:
+                raise ValueError("other files")
+    except (OSError, ValueError, KeyError, TypeError):
+        raise ZooError(f"{folder} holds files that {command} did not write: give another name.") from None
+    return folder
 
 
 def replace_folder(part: Path, folder: Path) -> None:

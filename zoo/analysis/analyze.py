@@ -10,7 +10,7 @@ from typing import Any
 from ..errors import ZooError
 from ..evaluation.validate import validate
 from ..extras import headless_pyplot
-from ..files import LARGEST_TEXT, is_file, read_file, replace_folder
+from ..files import LARGEST_TEXT, is_file, place_of_result, read_file, replace_folder
 from ..makers.base import made_tensors
 from ..named import Named
 from ..version import __version__
@@ -63,7 +63,7 @@ def analyze(
             the data do not fit.
     """
     pyplot = headless_pyplot()
-    folder = _own_place(Path(folder).expanduser())
+    folder = place_of_result(Path(folder).expanduser(), _PRODUCER, FACTS, lambda known: known["files"])
     dataset = dataset or found.dataset
     if data is not None and not dataset:
         raise ZooError(f"{found.name}: nothing says what it was trained on; add --dataset NAME to --data DIR.")
@@ -130,20 +130,3 @@ def _log(found: Named) -> list[dict[str, Any]]:
     except (OSError, ValueError, RecursionError) as error:
         raise ZooError(f"{file}: cannot be read as the log of a run ({error}).") from None
     return [line for line in lines if isinstance(line, dict) and "epoch" in line]
-
-
-def _own_place(folder: Path) -> Path:
-    """The folder, if nothing is there, or nothing that this module did not write."""
-    if folder.name in ("", ".", ".."):
-        raise ZooError(f"{folder}: name a new folder for the result.")
-    try:
-        if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
-            raise ZooError(f"{folder} is there already and is no folder of zoo analyze: give another name.")
-        if folder.is_dir() and any(folder.iterdir()):
-            known = json.loads((folder / FACTS).read_text(encoding="utf-8"))
-            written = {*known["files"], FACTS} if known["producer"] == _PRODUCER else set()
-            if {path.name for path in folder.iterdir()} != written:
-                raise ValueError("other files")
-    except (OSError, ValueError, KeyError, TypeError):
-        raise ZooError(f"{folder} holds files that zoo analyze did not write: give another name.") from None
-    return folder

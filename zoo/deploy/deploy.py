@@ -22,7 +22,7 @@ from ..evaluation.predictions import Predictions
 from ..evaluation.result import Result
 from ..evaluation.validate import validate
 from ..extras import DISTRIBUTION
-from ..files import replace_folder
+from ..files import place_of_result, replace_folder
 from ..named import Named
 from ..outputs import gap_of, outputs_of
 from ..reparam import reparameterize
@@ -71,7 +71,9 @@ def deploy(
         ZooError: If the engine or the precision is not to be had here, the folder is somebody else's, the network is no
             classifier of images that ``run.py`` can prepare, or the data do not fit.
     """
-    folder = _own_place(Path(folder).expanduser())
+    folder = place_of_result(
+        Path(folder).expanduser(), _PRODUCER, FACTS, lambda known: (known["file"], "run.py", "README.md")
+    )
     names, left_out = usable_engines(engine, precision)
     dataset = dataset or found.dataset
     if (accuracy or precision == "int8") and not (data and dataset):
@@ -196,20 +198,3 @@ def _accuracy(before: Result, after: Result, data: str | Path) -> dict[str, Any]
         "warning": before.warning,
         **difference.to_dict(),
     }
-
-
-def _own_place(folder: Path) -> Path:
-    """The folder, if nothing is there, or nothing that this module did not write."""
-    if folder.name in ("", ".", ".."):
-        raise ZooError(f"{folder}: name a new folder for the result.")
-    try:
-        if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
-            raise ZooError(f"{folder} is there already and is no folder of zoo deploy: give another name.")
-        if folder.is_dir() and any(folder.iterdir()):
-            known = json.loads((folder / FACTS).read_text(encoding="utf-8"))
-            known = known if isinstance(known, dict) and known.get("producer") == _PRODUCER else {}
-            if {path.name for path in folder.iterdir()} != {known.get("file"), FACTS, "run.py", "README.md"}:
-                raise ValueError("other files")
-    except (OSError, ValueError):
-        raise ZooError(f"{folder} holds files that zoo deploy did not write: give another name.") from None
-    return folder
