@@ -42,7 +42,7 @@ def build(
         ZooError: If jinja2 is missing, a pattern matches nothing, the folder is somebody else's or cannot be written, a
             file on this machine is damaged, or data do not fit.
     """
-    require("jinja2", "gallery")
+    require(module="jinja2", extra="gallery")
     from ..publishing.repository import choose
     from .pages import write_pages
 

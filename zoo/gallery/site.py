@@ -29,7 +29,7 @@ class Site:
     """
 
     def __init__(self, folder: Path, **common: Any):
-        jinja2 = require("jinja2", "gallery")
+        jinja2 = require(module="jinja2", extra="gallery")
         self.folder = folder
         self._environment = jinja2.Environment(
             loader=jinja2.FileSystemLoader(HERE / "templates"),
