@@ -19,13 +19,13 @@ _TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.2}
 LOAD = '''import torch
 
 
-def load():
-    """What takes images (batch, channels, height, width), float32, and returns scores (batch, classes)."""
+def load():  # what takes images (batch, channels, height, width), float32, and returns scores (batch, classes)
     network = torch.export.load(HERE / FACTS["file"]).module()
     for node in (node for node in network.graph.nodes if "mkldnn._convolution" in str(node.target)):
-        kernel, _, *how = node.args[1 + str(node.target).endswith("binary") :][:6]
+        map_size = [1, *node.args[0].meta["val"].shape[1:]]
+        kernel, _, *how = *node.args[1 + str(node.target).endswith("binary") :][:6], map_size
         kernel, (part, _, name) = network.get_parameter(kernel.target).detach(), kernel.target.rpartition(".")
-        packed = torch.ops.mkldnn._reorder_convolution_weight(kernel, *how, None)  # as this CPU reads it in memory
+        packed = torch.ops.mkldnn._reorder_convolution_weight(kernel, *how)  # as this CPU reads it for maps of that size
         setattr(network.get_submodule(part), name, torch.nn.Parameter(packed, requires_grad=False))
     return torch.inference_mode()(lambda images: network(torch.from_numpy(images)).numpy())
 '''
