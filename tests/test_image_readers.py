@@ -2,6 +2,7 @@
 
 import io
 import json
+import multiprocessing
 import os
 import sys
 from pathlib import Path
@@ -220,6 +221,7 @@ def test_errors_of_workers_name_the_file(folder, monkeypatch, workers):
     file.write_bytes(bad)
     with pytest.raises(zoo.DataError) as raised:
         list(image_folder_loader(folder.parent, CONFIG, 1))
+    assert multiprocessing.active_children() == [], "workers that wait to be collected hold that up by seconds"
     assert str(raised.value).startswith(str(file))
     assert "\n" not in str(raised.value)
     assert "memory" not in str(raised.value)

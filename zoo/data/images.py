@@ -6,6 +6,7 @@ import struct
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from traceback import clear_frames
 from typing import Any
 
 import torch
@@ -299,6 +300,7 @@ class ClearErrors:
             yield from self.loader
         except DataError as error:  # torch puts the worker's traceback before it, and our errors are one line
             *_, message = re.split(rf"\\n(?:\w+\.)+{DataError.__name__}: ", str(error).removesuffix("\\n"))
+            clear_frames(error.__traceback__)  # torch's hold its workers in a cycle: collected, it waits 5 s for each
             raise DataError(message) from None
         except RuntimeError as error:
             text = str(error)
