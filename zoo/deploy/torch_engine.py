@@ -25,7 +25,7 @@ def load():  # what takes images (batch, channels, height, width), float32, and 
         map_size = [1, *node.args[0].meta["val"].shape[1:]]
         kernel, _, *how = *node.args[1 + str(node.target).endswith("binary") :][:6], map_size
         kernel, (part, _, name) = network.get_parameter(kernel.target).detach(), kernel.target.rpartition(".")
-        packed = torch.ops.mkldnn._reorder_convolution_weight(kernel, *how)  # as this CPU reads it for maps of that size
+        packed = torch.ops.mkldnn._reorder_convolution_weight(kernel, *how)  # as this CPU reads it for such maps
         setattr(network.get_submodule(part), name, torch.nn.Parameter(packed, requires_grad=False))
     return torch.inference_mode()(lambda images: network(torch.from_numpy(images)).numpy())
 '''
