@@ -16,7 +16,7 @@ from .fused import fuse_convolutions
 _TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.2}
 """Of the largest score: more is no rounding any more. How large the difference is, is measured and told."""
 
-LOAD = '''import torch
+LOAD = """import torch
 
 
 def load():  # what takes images (batch, channels, height, width), float32, and returns scores (batch, classes)
@@ -28,7 +28,7 @@ def load():  # what takes images (batch, channels, height, width), float32, and 
         packed = torch.ops.mkldnn._reorder_convolution_weight(kernel, *how)  # as this CPU reads it for such maps
         setattr(network.get_submodule(part), name, torch.nn.Parameter(packed, requires_grad=False))
     return torch.inference_mode()(lambda images: network(torch.from_numpy(images)).numpy())
-'''
+"""
 
 
 class _Cast(nn.Module):
