@@ -46,7 +46,8 @@ def build(
     from ..publishing.repository import choose
     from .pages import write_pages
 
-    folder = place_of_result(Path(output).expanduser(), _PRODUCER, FACTS, lambda known: known["files"])
+    folder = place_of_result(Path(output).expanduser(), _PRODUCER, FACTS, _top)
+    _refuse_additions(folder)
     names = choose(patterns) if patterns else list(weights())
     part = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.part")
     try:
@@ -54,7 +55,7 @@ def build(
         part.mkdir()
         write_pages(part, names, dict(data or {}), progress)
         facts = {"producer": _PRODUCER, "version": __version__, "weights": names}
-        facts["files"] = sorted(path.name for path in part.iterdir())
+        facts["files"] = sorted(str(path.relative_to(part).as_posix()) for path in part.rglob("*") if path.is_file())
         (part / FACTS).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
         replace_folder(part, folder)
     except OSError as error:
@@ -62,3 +63,17 @@ def build(
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return facts
+
+
+def _top(known: dict[str, Any]) -> set[str]:
+    """What lies in the folder itself of all that a site has."""
+    return {file.partition("/")[0] for file in known["files"]}
+
+
+def _refuse_additions(folder: Path) -> None:
+    """Raise the error for a site to which somebody has added files, which building it again would remove."""
+    if (folder / FACTS).is_file():
+        known = {FACTS, *json.loads((folder / FACTS).read_text(encoding="utf-8"))["files"]}
+        here = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
+        if added := next((path for path in here if path not in known), None):
+            raise ZooError(f"{folder} holds {added}, which zoo gallery did not write: move it, or give another name.")

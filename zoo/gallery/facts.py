@@ -60,6 +60,7 @@ def _facts(
         "bytes": {
             "stored": entry["size"],
             "packed": (entry.get("packed") or {}).get("size"),
+            "smallest": (entry.get("packed") or entry)["size"],
             "collapsed": collapsed.get("size"),
         },
         "dtype": (entry.get("storage") or {}).get("dtype", "float32"),
@@ -84,7 +85,7 @@ def _facts(
         "licence": entry["licence"],
         "licence_source": entry["licence_source"],
         "trained_by": trained_by(entry),
-        "origin_url": entry["origin_url"],
+        "origin_url": _address(entry["origin_url"]),
         "published_paper": {"title": paper_of(entry)["title"], "url": paper_url(entry)},
         "sources": [_source(source) for source in entry["sources"]],
         "here": bool(staged_file(name, entry) or ("packed" in entry and staged_file(name, entry, "packed"))),
@@ -134,11 +135,16 @@ def _int8(result: dict[str, Any] | None, found: dict[str, Any]) -> dict[str, Any
     }
 
 
+def _address(url: str | None) -> str | None:
+    """An address that a page may link to: no script."""
+    return url if url and url.lower().startswith(("https://", "http://")) else None
+
+
 def _source(source: dict[str, Any]) -> dict[str, Any]:
     """Where the weight is had from, in words and as an address."""
     if source["kind"] == "hub":
         page = f"https://huggingface.co/{source['repo']}"
         return {"kind": "hub", "title": f"Hub, {source['repo']}", "url": page}
     if source["kind"] == "release":
-        return {"kind": "release", "title": "the authors' release", "url": source["url"]}
+        return {"kind": "release", "title": "the authors' release", "url": _address(source["url"])}
     return {"kind": "staged", "title": "in the package" if source.get("embedded") else "in the repository", "url": None}

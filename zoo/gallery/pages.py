@@ -2,18 +2,29 @@
 
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ..names import architectures, describe_entry
 from ..weights.manifest import manifest
 from .animations import animation
-from .facts import all_facts
+from .axes import plotted
+from .beside import kept_predictions, stories
+from .facts import REFERENCE, all_facts
+from .layers import layer_facts
+from .measured import read_measured
+from .sets import TestSet, confusion, pair_facts, said, surest_mistakes, test_sets, write_sheets
 from .site import HERE, Site
+from .snippets import snippets
 from .try_page import try_page
+from .words import slug
+
+SHOWN = 24
+"""Wrong images that stand in a weight's page; its script brings the others."""
 
 
-def write_pages(folder: Path, names: list[str], data: dict[str, str | Path], progress: bool) -> None:
+def write_pages(folder: Path, names: list[str], data: Mapping[str, str | Path], progress: bool) -> None:
     """Write all pages.
 
     Args:
@@ -28,6 +39,8 @@ def write_pages(folder: Path, names: list[str], data: dict[str, str | Path], pro
     from tqdm import tqdm
 
     records = all_facts(names)
+    kept = {name: found for name in names if (found := kept_predictions(name)) is not None}
+    sets = test_sets(kept, data)
     attempt = try_page(folder, records)
     families = _families(records)
     site = Site(folder, families=families, has_try=attempt is not None)
@@ -35,29 +48,80 @@ def write_pages(folder: Path, names: list[str], data: dict[str, str | Path], pro
     site.data("search", _search(records, families))
     if attempt is not None:
         site.page("try.html", "try.html", **attempt)
-    site.page("index.html", "index.html", records=records)
+    _overview(site, records)
     site.page("families/index.html", "families.html")
     for found in families:
-        site.page(f"families/{found['name']}.html", "family.html", family=found, animation=animation(found["name"]))
+        site.page(
+            f"families/{slug(found['name'])}.html", "family.html", family=found, animation=animation(found["name"])
+        )
+    sheets = {found.key: _test_set(site, found) for found in sets}
+    without = [record for record in records if record["name"] not in kept]
+    site.page("compare.html", "compare.html", sets=sets, records={r["name"]: r for r in records}, without=without)
     for record in tqdm(records, desc="gallery", delay=1, disable=None if progress else True, file=sys.stderr):
-        site.page(f"weights/{record['name']}.html", "weight.html", record=record)
+        mine = next((found for found in sets if record["name"] in found.predictions), None)
+        _weight(site, record, mine, sheets[mine.key] if mine else None)
+
+
+def _overview(site: Site, records: list[dict[str, Any]]) -> None:
+    site.data("plot", plotted(records, read_measured("published_cifar10.json")))
+    about = read_measured("benchmarks.json").get("machine") or {}
+    chosen = {key: list(dict.fromkeys(r[key] for r in records)) for key in ("dataset", "family", "trained_by")}
+    site.page("index.html", "index.html", records=records, chosen=chosen, machine=about, reference=REFERENCE)
+
+
+def _test_set(site: Site, found: TestSet) -> dict[str, Any] | None:
+    """What the comparison and the pages of weights load of a set; returns the places of its pictures."""
+    sheets = write_sheets(found, site.folder / "images" / found.key)
+    labels = [int(label) for label in found.labels]
+    facts = {"classes": found.classes, "labels": labels, "pairs": pair_facts(found), "sheets": sheets, "n": found.n}
+    site.data(f"sets/{found.key}", facts)
+    for name, p in found.predictions.items():
+        site.data(f"predictions/{name}", said(p))
+    return sheets
+
+
+def _weight(site: Site, record: dict[str, Any], found: TestSet | None, sheets: dict[str, Any] | None) -> None:
+    """The page of a weight, and what its script draws."""
+    name, own = record["name"], stories(record["name"])
+    layers = layer_facts(name, record["here"])
+    drawn: dict[str, Any] = {"name": name, "log": own["log"], "seeds": own["seeds_log"], "layers": layers}
+    drawn["corruptions"] = (record["corruptions"] or {}).get("by")
+    mistakes, matrix, places = [], None, {}
+    if found:
+        matrix = confusion(found, name)
+        mistakes = surest_mistakes(found, name, SHOWN)
+        drawn |= {"set": found.key, "classes": found.classes, "confusion": matrix["matrix"]}
+        places = {int(place): k for k, place in enumerate(found.shown)} if sheets else {}
+    site.data(f"weights/{name}", drawn)
+    site.page(
+        f"weights/{name}.html",
+        "weight.html",
+        r=record,
+        own=own,
+        layers=layers,
+        set=found,
+        confusion=matrix,
+        mistakes=mistakes,
+        sheets=sheets,
+        places=places,
+        snippets=snippets(record),
+        reference=REFERENCE,
+    )
 
 
 def _families(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Each family with its text, paper, architectures and weights; those of the weights first, then the others."""
+    """Each family with its text, paper, architectures and weights."""
     archs, papers = architectures(), manifest()["papers"]
     texts = json.loads((HERE / "families.json").read_text(encoding="utf-8"))
-    names = dict.fromkeys([*sorted(set(archs.values())), *(record["family"] for record in records)])
     found = []
-    for name in names:
+    for name in dict.fromkeys([*texts, *sorted(set(archs.values()))]):
         paper = papers.get(name) or {}
         url = paper.get("arxiv") and f"https://arxiv.org/abs/{paper['arxiv']}"
         url = url or (paper.get("doi") and f"https://doi.org/{paper['doi']}")
-        text = texts.get(name) or dict.fromkeys(texts["sparse"], "") | {"title": name}
         found.append(
             {
                 "name": name,
-                "text": text,
+                "text": texts.get(name) or dict.fromkeys(texts["sparse"], "") | {"title": name},
                 "paper": {"title": paper.get("title"), "url": url},
                 "members": [record for record in records if record["family"] == name],
                 "architectures": [(arch, describe_entry(arch)) for arch, own in sorted(archs.items()) if own == name],
@@ -69,7 +133,7 @@ def _families(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def _search(records: list[dict[str, Any]], families: list[dict[str, Any]]) -> list[list[str]]:
     """What the search box finds: title, kind, further words, page."""
     rows = [
-        [f["text"]["title"], "family", f"{f['name']} {f['text']['tagline']}", f"families/{f['name']}.html"]
+        [f["text"]["title"], "family", f"{f['name']} {f['text']['tagline']}", f"families/{slug(f['name'])}.html"]
         for f in families
     ]
     rows += [
@@ -77,7 +141,7 @@ def _search(records: list[dict[str, Any]], families: list[dict[str, Any]]) -> li
         for r in records
     ]
     rows += [
-        [arch, "architecture", text, f"families/{f['name']}.html#{arch}"]
+        [arch, "architecture", text, f"families/{slug(f['name'])}.html#{arch}"]
         for f in families
         for arch, text in f["architectures"]
     ]

@@ -1,5 +1,6 @@
 """Figures in words, for the templates."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -55,6 +56,9 @@ def dataset(name: str) -> str:
     return DATASETS.get(name, name)
 
 
-FILTERS: dict[str, Any] = {
-    f.__name__: f for f in (count, short, size, figure, signed, times, dataset)
-}  # fmt: skip
+def slug(name: str) -> str:
+    """A name as a part of an address."""
+    return re.sub(r"[^A-Za-z0-9_-]", "_", name)
+
+
+FILTERS: dict[str, Any] = {f.__name__: f for f in (count, short, size, figure, signed, times, dataset, slug)}
