@@ -43,12 +43,13 @@ def write_pages(folder: Path, names: list[str], data: Mapping[str, str | Path], 
     sets = test_sets(kept, data)
     attempt = try_page(folder, records)
     families = _families(records)
-    site = Site(folder, families=families, has_try=attempt is not None)
+    titles = {found["name"]: found["text"]["title"] for found in families}
+    site = Site(folder, families=families, titles=titles, has_try=attempt is not None)
     site.copy_static()
     site.data("search", _search(records, families))
     if attempt is not None:
         site.page("try.html", "try.html", **attempt)
-    _overview(site, records)
+    _overview(site, records, titles)
     site.page("families/index.html", "families.html")
     for found in families:
         site.page(
@@ -62,8 +63,8 @@ def write_pages(folder: Path, names: list[str], data: Mapping[str, str | Path], 
         _weight(site, record, mine, sheets[mine.key] if mine else None)
 
 
-def _overview(site: Site, records: list[dict[str, Any]]) -> None:
-    site.data("plot", plotted(records, read_measured("published_cifar10.json")))
+def _overview(site: Site, records: list[dict[str, Any]], titles: dict[str, str]) -> None:
+    site.data("plot", plotted(records, read_measured("published_cifar10.json")) | {"families": titles})
     about = read_measured("benchmarks.json").get("machine") or {}
     chosen = {key: list(dict.fromkeys(r[key] for r in records)) for key in ("dataset", "family", "trained_by")}
     site.page("index.html", "index.html", records=records, chosen=chosen, machine=about, reference=REFERENCE)
@@ -84,7 +85,7 @@ def _weight(site: Site, record: dict[str, Any], found: TestSet | None, sheets: d
     """The page of a weight, and what its script draws."""
     name, own = record["name"], stories(record["name"])
     layers = layer_facts(name, record["here"])
-    drawn: dict[str, Any] = {"name": name, "log": own["log"], "seeds": own["seeds_log"], "layers": layers}
+    drawn: dict[str, Any] = {"layers": layers, "log": _curve(own["log"]), "seeds": _curve(own["seeds_log"])}
     drawn["corruptions"] = (record["corruptions"] or {}).get("by")
     mistakes, matrix, places = [], None, {}
     if found:
@@ -109,6 +110,12 @@ def _weight(site: Site, record: dict[str, Any], found: TestSet | None, sheets: d
     )
 
 
+def _curve(log: list[dict[str, Any]] | None) -> list[dict[str, Any]] | None:
+    """What is drawn of a log's lines."""
+    wanted = ("seed", "epoch", "loss", "lr", "held_out_top1")
+    return log and [{key: line[key] for key in wanted if key in line} for line in log]
+
+
 def _families(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Each family with its text, paper, architectures and weights."""
     archs, papers = architectures(), manifest()["papers"]
@@ -121,7 +128,7 @@ def _families(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
         found.append(
             {
                 "name": name,
-                "text": texts.get(name) or dict.fromkeys(texts["sparse"], "") | {"title": name},
+                "text": texts.get(name) or {**dict.fromkeys(texts["sparse"], ""), "title": name},
                 "paper": {"title": paper.get("title"), "url": url},
                 "members": [record for record in records if record["family"] == name],
                 "architectures": [(arch, describe_entry(arch)) for arch, own in sorted(archs.items()) if own == name],

@@ -93,7 +93,7 @@
     list.forEach(function (name) {
       var c = pairs[name];
       words += " " + name + " differs by " + c.said.difference + " points (" + c.said.interval + "), "
-        + (c.said.clear ? "which other images would hardly reverse." : "which other images could reverse.");
+        + (c.said.clear ? "clear of the choice of images: the interval leaves 0 out." : "not clear of the choice of images: the interval holds 0.");
       if (c.said.seeds) words += " " + c.said.seeds;
     });
     get("c-said").textContent = words;

@@ -44,7 +44,7 @@
       asc: ordered(1), desc: ordered(-1)
     }
   });
-  var heads = Array.from(document.querySelectorAll("#weights thead th"));
+  var heads = Array.from(document.querySelectorAll("#weights thead tr:last-child th"));
   var columns = heads.map(function (head) {
     return head.classList.contains("number") ? { type: "zoo-figure", orderSequence: ["desc", "asc"] } : {};
   });
@@ -127,7 +127,7 @@
           color: P.familyColour(family),
           array: own.map(function (w) { return w.interval ? w.interval[1] - w.values.top1 : 0; }),
           arrayminus: own.map(function (w) { return w.interval ? w.values.top1 - w.interval[0] : 0; }) } } : {};
-        traces.push(trace(own, Object.assign({ name: family, marker: { color: P.familyColour(family), 
+        traces.push(trace(own, Object.assign({ name: data.families[family], marker: { color: P.familyColour(family), 
           symbol: own.map(function (w) { return sets.length > 1 ? SYMBOLS[sets.indexOf(w.dataset) % SYMBOLS.length] : P.symbol(family); }),
           size: own.map(function (w) { return best.includes(w) ? 13 : 9; }),
           opacity: own.map(function (w) { return best.includes(w) ? 1 : 0.75; }),

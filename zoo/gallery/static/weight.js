@@ -47,8 +47,8 @@
             + (l.runs > 1 ? "<br>runs " + l.runs + " times" : "");
         }), textposition: "none" };
     });
-    traces.unshift({ type: "bar", name: "entries of its kernels, every run", x: names, y: column(data.layers, "entries"),
-      marker: { color: "rgba(0,0,0,0)", line: { color: P.colour("--quiet"), width: 1.2 } }, hoverinfo: "skip" });
+    traces.push({ type: "bar", name: "entries of its kernels, every run", x: names, y: column(data.layers, "entries"),
+      marker: { color: "rgba(0,0,0,0)", line: { color: P.colour("--ink"), width: 1.2 } }, hoverinfo: "skip" });
     return { traces: traces, layout: P.layout({ barmode: "overlay", bargap: 0.15,
       xaxis: P.axis({ categoryorder: "array", categoryarray: names, tickangle: -60, tickfont: { size: 10 }, showgrid: false }),
       yaxis: P.axis({ type: "log", dtick: 1, tickformat: "~s", title: { text: "entries" } }) }) };
