@@ -74,7 +74,9 @@ def numbers(packed):
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
     folder = tmp_path_factory.mktemp("gallery") / "site"
-    facts = build(folder, CHOSEN)
+    with pytest.MonkeyPatch.context() as patch:  # test_gallery_browser.py has a site whose networks can be tried
+        patch.setattr("zoo.gallery.try_page.is_file", lambda path: False)
+        facts = build(folder, CHOSEN)
     assert facts["weights"] == sorted(CHOSEN)
     return folder
 
@@ -269,7 +271,8 @@ def test_the_bundled_images_are_shown_where_their_weight_is_wrong(site):
     assert np.array_equal(sheet[row * h : (row + 1) * h, column * w : (column + 1) * w], images[places[k], 0])
 
 
-def test_a_data_set_tells_all_classes(fashion_mnist, tmp_path):
+def test_a_data_set_tells_all_classes(fashion_mnist, tmp_path, monkeypatch):
+    monkeypatch.setattr("zoo.gallery.pages.try_page", lambda folder, records: None)
     build(tmp_path / "site", ["lrunet1*.zoo_fmnist"], data={"fashion-mnist": fashion_mnist})
     found = value_of(tmp_path / "site" / "data" / "sets" / "fashion-mnist-test.js")
     assert UNKNOWN not in found["labels"] and len(found["pairs"]) == 2

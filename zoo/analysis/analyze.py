@@ -10,14 +10,14 @@ from typing import Any
 from ..errors import ZooError
 from ..evaluation.validate import validate
 from ..extras import headless_pyplot
-from ..files import LARGEST_TEXT, is_file, place_of_result, read_file, replace_folder
+from ..files import place_of_result, replace_folder
 from ..makers.base import made_tensors
 from ..named import Named
 from ..version import __version__
 from ..weights.paths import hub_folder
 from . import draw
 from .branches import branch_norms, branched_layers, gate_histograms
-from .density import density_history, layer_densities
+from .density import density_history, layer_densities, read_log
 from .sharing import sharing_facts
 from .spectrum import kernel_spectra
 from .symmetry import symmetry_patterns
@@ -25,7 +25,6 @@ from .symmetry import symmetry_patterns
 FACTS = "analysis.json"
 _PRODUCER = "zoo analyze"
 _FORMS = {"png": {"Software": None}, "svg": {"Date": None}}
-_LOGS = ("log.jsonl", "training_log.jsonl")
 
 DRAWINGS: dict[str, Callable[[dict[str, Any], str], Any]] = {
     "similarity": draw.similarity,
@@ -121,12 +120,4 @@ def _subjects(found: Named, dataset: str, data: str | Path | None, limit: int) -
 
 def _log(found: Named) -> list[dict[str, Any]]:
     """The lines of the log of the training, if it lies beside the network."""
-    folder = found.folder or hub_folder() / found.name
-    file = next((folder / name for name in _LOGS if is_file(folder / name)), None)
-    if file is None:
-        return []
-    try:
-        lines = [json.loads(line) for line in read_file(file, LARGEST_TEXT).splitlines() if line.strip()]
-    except (OSError, ValueError, RecursionError) as error:
-        raise ZooError(f"{file}: cannot be read as the log of a run ({error}).") from None
-    return [line for line in lines if isinstance(line, dict) and "epoch" in line]
+    return read_log(found.folder or hub_folder() / found.name)

@@ -1,12 +1,34 @@
 """How many weights of each sparse layer are on, now and over a training."""
 
+import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from ..errors import ZooError
+from ..files import LARGEST_TEXT, is_file, read_file
 from ..makers.base import made_tensors
 from ..makers.masked import MaskedWeight
+
+_LOGS = ("log.jsonl", "training_log.jsonl")
+
+
+def read_log(folder: Path) -> list[dict[str, Any]]:
+    """The lines of the log of a training, one per epoch, out of the folder of a run or a weight; none if it has none.
+
+    Raises:
+        ZooError: If the log is damaged.
+    """
+    file = next((folder / name for name in _LOGS if is_file(folder / name)), None)
+    if file is None:
+        return []
+    try:
+        lines = [json.loads(line) for line in read_file(file, LARGEST_TEXT).splitlines() if line.strip()]
+    except (OSError, ValueError, RecursionError) as error:
+        raise ZooError(f"{file}: cannot be read as the log of a run ({error}).") from None
+    return [line for line in lines if isinstance(line, dict) and "epoch" in line]
 
 
 def layer_densities(model: nn.Module) -> list[dict[str, Any]]:

@@ -48,13 +48,15 @@ def write_pages(folder: Path, names: list[str], data: Mapping[str, str | Path], 
     site.copy_static()
     site.data("search", _search(records, families))
     if attempt is not None:
+        site.data("try", attempt["facts"])
         site.page("try.html", "try.html", **attempt)
     _overview(site, records, titles)
     site.page("families/index.html", "families.html")
     for found in families:
-        site.page(
-            f"families/{slug(found['name'])}.html", "family.html", family=found, animation=animation(found["name"])
-        )
+        name, moving = slug(found["name"]), animation(found["name"])
+        if moving and "figure" in moving:
+            site.data(f"pictures/{name}", moving.pop("figure"))
+        site.page(f"families/{name}.html", "family.html", family=found, animation=moving)
     sheets = {found.key: _test_set(site, found) for found in sets}
     without = [record for record in records if record["name"] not in kept]
     site.page("compare.html", "compare.html", sets=sets, records={r["name"]: r for r in records}, without=without)

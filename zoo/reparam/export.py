@@ -24,7 +24,7 @@ from .described import said_of
 from .file_facts import file_facts
 from .record import EquivalenceRecord, equivalence_record, random_images
 
-_CONSTANT = 2**20
+_CONSTANT, _SHAPES = 2**20, 16  # values of what is computed beforehand: of any kernel, and of shapes only
 _TOLERANCE = 1e-3  # of the largest score: float32 sums in another order, over up to 150 layers
 
 
@@ -75,7 +75,7 @@ def export(
     record = equivalence_record(model, plain, input_size=input_size, example=example)
     inputs = placed(model, random_images(model, 4, 1, input_size) if example is None else example)
     torch_export = functools.partial(_torch_export, rewrite)
-    write = {"safetensors": _safetensors, "onnx": _onnx, "torch-export": torch_export}[form]
+    write = {"safetensors": _safetensors, "onnx": onnx_content, "torch-export": torch_export}[form]
     facts = file_facts(model, inputs, name, dataset, sha256)
     content, found = write(wrap(plain), inputs, {**facts, "equivalence": json.dumps(record.to_dict())})
     expected = outputs_of(model, inputs)
@@ -99,21 +99,37 @@ def _safetensors(plain: nn.Module, inputs: Tensor, facts: dict[str, str]) -> tup
     return content, outputs_of(restored, inputs)
 
 
-def _onnx(plain: nn.Module, inputs: Tensor, facts: dict[str, str]) -> tuple[bytes, list[Tensor]]:
+def onnx_content(
+    model: nn.Module, inputs: Tensor, facts: Mapping[str, str], as_trained: bool = False
+) -> tuple[bytes, list[Tensor]]:
+    """A network as an ONNX file, as it is, and the outputs of that file.
+
+    Args:
+        model: In eval mode.
+        inputs: Images (batch, ...), at least two, to trace and run it with.
+        facts: The file's metadata.
+        as_trained: The file makes its kernels on each run, as the network does; else they are constants in it, where
+            the network has or makes them from values of its own.
+
+    Raises:
+        ZooError: If the extra ``export`` is missing.
+    """
     for module in ("onnx", "onnxscript", "onnxruntime"):
         require(module, "export")
     program = torch.onnx.export(
-        plain,
+        model,
         (inputs,),
         dynamo=True,
         verbose=False,
+        optimize=not as_trained,
         input_names=["images"],
-        output_names=_output_names(plain(inputs)),
+        output_names=_output_names(model(inputs)),
         dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
     )
     # kernels that are parts of others become constants too, as tools that quantize expect; torch stops at 8,192 entries
+    limit = _SHAPES if as_trained else _CONSTANT
     optimizer = require("onnxscript.optimizer", "export")
-    optimizer.optimize_ir(program.model, input_size_limit=_CONSTANT, output_size_limit=_CONSTANT)
+    optimizer.optimize_ir(program.model, input_size_limit=limit, output_size_limit=limit)
     program.model.metadata_props.update(facts)
     buffer = io.BytesIO()
     program.save(buffer)

@@ -46,19 +46,21 @@ def audit(names: Sequence[str], cache_dir: str | Path | None = None) -> Iterator
         entry = weights()[name]
         yield from _copies(name, entry, _places(name, entry, cache_dir))
         if "packed" in entry:
-            cached = cached_file(name, entry, cache_dir).with_name(entry["packed"]["path"])
-            places = {
-                "staged, packed": staged_file(name, entry, "packed"),
-                "cache, packed": cached,
-                "Hub cache, packed": hub_cached_file(entry, cache_dir, "packed"),
-            }
-            yield from _copies(name, entry, places)
+            yield from _copies(name, entry, _packed_places(name, entry, cache_dir))
         beside = {"collapsed": collapsed_facts} if (entry.get("collapsed") or {}).get("path") else {}
         beside |= {"predictions": predictions_facts} if "predictions" in entry else {}
         for form, facts_of in beside.items():
             entry = facts_of(name)
             places = {f"{where}, {form}": path for where, path in _places(name, entry, cache_dir).items()}
             yield from _copies(name, entry, places)
+
+
+def is_here(name: str, cache_dir: str | Path | None = None) -> bool:
+    """Whether a weight lies on this machine, plain or packed, so that to load it makes no request."""
+    entry = weights()[name]
+    places = [*_places(name, entry, cache_dir).values()]
+    places += _packed_places(name, entry, cache_dir).values() if "packed" in entry else []
+    return any(path is not None and is_file(path) for path in places)
 
 
 def predictions_here(name: str, cache_dir: str | Path | None = None) -> Path | None:
@@ -74,6 +76,14 @@ def _places(name: str, entry: dict[str, Any], cache_dir: str | Path | None) -> d
         "staged": staged_file(name, entry),
         "cache": cached_file(name, entry, cache_dir),
         "Hub cache": hub_cached_file(entry, cache_dir),
+    }
+
+
+def _packed_places(name: str, entry: dict[str, Any], cache_dir: str | Path | None) -> dict[str, Path | None]:
+    return {
+        "staged, packed": staged_file(name, entry, "packed"),
+        "cache, packed": cached_file(name, entry, cache_dir).with_name(entry["packed"]["path"]),
+        "Hub cache, packed": hub_cached_file(entry, cache_dir, "packed"),
     }
 
 
