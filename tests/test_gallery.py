@@ -456,3 +456,35 @@ def test_away_from_the_checkout(tmp_path, monkeypatch, capsys):
     page = Page(tmp_path / "site" / "weights" / "wrn_16_1.zoo_c10.html")
     assert "86.30 %" in page.text and "no file of its predictions" in page.text and "ONNX Runtime" in page.text
     assert "zoo validate NAME" in Page(tmp_path / "site" / "compare.html").text
+
+
+def test_the_plot_draws_the_records_and_what_other_zoos_publish(site, records):
+    drawn = value_of(site / "data" / "plot.js")
+    for weight in drawn["weights"]:
+        record, values = records[weight["name"]], weight["values"]
+        assert values["nonzero"] == record["params"]["nonzero"] and values["top1"] == record["accuracy"]["top1"]
+        assert values["packed"] == (record["bytes"]["packed"] or record["bytes"]["stored"])
+        assert values["onnx"] == ((record["latency"] or {}).get("ONNX Runtime") or {"1": [None]})["1"][0]
+        assert {*values} == {axis["key"] for axis in drawn["axes"]}
+    figures = json.loads((DOCS / "published_cifar10.json").read_text())["figures"]
+    told = [(f["name"], f["values"]["top1"], f["values"]["inference"], f["values"]["macs"]) for f in drawn["published"]]
+    assert told == [(f["name"], f["top1"], f["parameters"], f["macs"]) for f in figures]
+
+
+def test_predictions_that_are_not_the_manifests_are_not_shown(tmp_path, monkeypatch):
+    content = bytearray((ROOT / "hub" / OURS[0] / "predictions.npz").read_bytes())
+    content[-1] ^= 1
+    (tmp_path / "predictions.npz").write_bytes(content)
+    monkeypatch.setattr("zoo.gallery.beside.predictions_here", lambda name: tmp_path / "predictions.npz")
+    with pytest.raises(zoo.HashMismatchError, match="sha256 mismatch"):
+        build(tmp_path / "site", [OURS[0]])
+    assert not (tmp_path / "site").exists()
+
+
+@pytest.mark.parametrize("name", ["benchmarks.json", "corruptions.csv"])
+def test_a_damaged_measured_file_is_one_line(name, tmp_path, monkeypatch):
+    (tmp_path / "measured").mkdir()
+    (tmp_path / "measured" / name).write_bytes(b"\xff{")
+    monkeypatch.setattr(measured_files, "PACKAGE", tmp_path)
+    with pytest.raises(zoo.ZooError, match=f"{name}: cannot be read"):
+        measured_files.read_measured(name)
