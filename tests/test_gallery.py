@@ -5,6 +5,7 @@ import csv
 import hashlib
 import json
 import re
+import sys
 from fractions import Fraction
 from html.parser import HTMLParser
 from urllib.parse import unquote, urlsplit
@@ -488,3 +489,10 @@ def test_a_damaged_measured_file_is_one_line(name, tmp_path, monkeypatch):
     monkeypatch.setattr(measured_files, "PACKAGE", tmp_path)
     with pytest.raises(zoo.ZooError, match=f"{name}: cannot be read"):
         measured_files.read_measured(name)
+
+
+def test_without_jinja2_it_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    with pytest.raises(zoo.ZooError, match=r"pip install 'repara-zoo\[gallery\]'"):
+        build(tmp_path / "site")
+    assert not any(tmp_path.iterdir())
