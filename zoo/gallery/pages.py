@@ -14,7 +14,7 @@ from .beside import kept_predictions, stories
 from .facts import REFERENCE, all_facts
 from .layers import layer_facts
 from .measured import read_measured
-from .sets import TestSet, confusion, pair_facts, said, surest_mistakes, test_sets, write_sheets
+from .sets import ImageSet, confusion, image_sets, pair_facts, said, surest_mistakes, write_sheets
 from .site import HERE, Site
 from .snippets import snippets
 from .try_page import try_page
@@ -40,7 +40,7 @@ def write_pages(folder: Path, names: list[str], data: Mapping[str, str | Path], 
 
     records = all_facts(names)
     kept = {name: found for name in names if (found := kept_predictions(name)) is not None}
-    sets = test_sets(kept, data)
+    sets = image_sets(kept, data)
     attempt = try_page(folder, records)
     families = _families(records)
     titles = {found["name"]: found["text"]["title"] for found in families}
@@ -57,7 +57,7 @@ def write_pages(folder: Path, names: list[str], data: Mapping[str, str | Path], 
         if moving and "figure" in moving:
             site.data(f"pictures/{name}", moving.pop("figure"))
         site.page(f"families/{name}.html", "family.html", family=found, animation=moving)
-    sheets = {found.key: _test_set(site, found) for found in sets}
+    sheets = {found.key: _image_set(site, found) for found in sets}
     without = [record for record in records if record["name"] not in kept]
     site.page("compare.html", "compare.html", sets=sets, records={r["name"]: r for r in records}, without=without)
     for record in tqdm(records, desc="gallery", delay=1, disable=None if progress else True, file=sys.stderr):
@@ -72,7 +72,7 @@ def _overview(site: Site, records: list[dict[str, Any]], titles: dict[str, str])
     site.page("index.html", "index.html", records=records, chosen=chosen, machine=about, reference=REFERENCE)
 
 
-def _test_set(site: Site, found: TestSet) -> dict[str, Any] | None:
+def _image_set(site: Site, found: ImageSet) -> dict[str, Any] | None:
     """What the comparison and the pages of weights load of a set; returns the places of its pictures."""
     sheets = write_sheets(found, site.folder / "images" / found.key)
     labels = [int(label) for label in found.labels]
@@ -83,7 +83,7 @@ def _test_set(site: Site, found: TestSet) -> dict[str, Any] | None:
     return sheets
 
 
-def _weight(site: Site, record: dict[str, Any], found: TestSet | None, sheets: dict[str, Any] | None) -> None:
+def _weight(site: Site, record: dict[str, Any], found: ImageSet | None, sheets: dict[str, Any] | None) -> None:
     """The page of a weight, and what its script draws."""
     name, own = record["name"], stories(record["name"])
     layers = layer_facts(name, record["here"])

@@ -19,6 +19,7 @@ from ..data.known import PUBLISHED
 from ..errors import DataError, ZooError
 from ..evaluation.compare import Comparison, compare, known_seeds
 from ..evaluation.predictions import Predictions
+from .words import slug
 
 SAMPLE = Path(__file__).parent.parent / "data" / "fashion_mnist_1000"
 """The first 1,000 test images of Fashion-MNIST, which the package carries."""
@@ -29,7 +30,7 @@ COLUMNS = 10
 
 
 @dataclass
-class TestSet:
+class ImageSet:
     """Images in an order, and the weights whose predictions are of them.
 
     Attributes:
@@ -68,7 +69,7 @@ class TestSet:
         return np.flatnonzero(wrong[: len(self.images)])
 
 
-def test_sets(predictions: Mapping[str, Predictions], data: Mapping[str, str | Path]) -> list[TestSet]:
+def image_sets(predictions: Mapping[str, Predictions], data: Mapping[str, str | Path]) -> list[ImageSet]:
     """Sort weights by what they were measured on: the set of most weights first, in each the best weight.
 
     Args:
@@ -84,16 +85,16 @@ def test_sets(predictions: Mapping[str, Predictions], data: Mapping[str, str | P
         sorted_out.setdefault(same, {})[name] = p
     if unused := sorted(set(data) - {same[0] for same in sorted_out}):
         raise ZooError(f"--data {unused[0]}={data[unused[0]]}: no weight here has predictions of {unused[0]}.")
-    found: list[TestSet] = []
+    found: list[ImageSet] = []
     for same, members in sorted(sorted_out.items(), key=lambda pair: -len(pair[1])):
         members = dict(sorted(members.items(), key=lambda pair: -pair[1].correct))
-        key = f"{same[0]}-{same[1]}"
+        key = f"{same[0]}-{slug(same[1])}"
         key += f"-{twice + 1}" if (twice := sum(s.key.startswith(key) for s in found)) else ""
-        found.append(_test_set(key, members, data.get(same[0])))
+        found.append(_image_set(key, members, data.get(same[0])))
     return found
 
 
-def _test_set(key: str, members: dict[str, Predictions], folder: str | Path | None) -> TestSet:
+def _image_set(key: str, members: dict[str, Predictions], folder: str | Path | None) -> ImageSet:
     first = next(iter(members.values()))
     labels = np.full(len(first.right), UNKNOWN)
     for name, p in members.items():
@@ -113,10 +114,10 @@ def _test_set(key: str, members: dict[str, Predictions], folder: str | Path | No
         images, known = read_arrays("fashion-mnist", SAMPLE, "test")[:2]
         images, known = images[: len(labels)], known[: len(labels)]
         labels[: len(known)] = known
-    return TestSet(key, first.dataset, first.split, members, labels, images)
+    return ImageSet(key, first.dataset, first.split, members, labels, images)
 
 
-def pair_facts(found: TestSet) -> dict[str, dict[str, Any]]:
+def pair_facts(found: ImageSet) -> dict[str, dict[str, Any]]:
     """Every weight of a set compared with every other, as ``zoo compare`` does: by the first's name and the second's.
 
     Beside the figures stands ``said``, the same in the words of ``zoo compare``.
@@ -158,7 +159,7 @@ def said(p: Predictions) -> dict[str, str]:
     return {"prediction": packed(p.prediction), "score": packed(thousandths)}
 
 
-def confusion(found: TestSet, name: str) -> dict[str, Any]:
+def confusion(found: ImageSet, name: str) -> dict[str, Any]:
     """How often each true class was taken for which, and how many wrong images have a true class that nothing tells."""
     p, k = found.predictions[name], len(found.classes)
     known = found.labels != UNKNOWN
@@ -167,7 +168,7 @@ def confusion(found: TestSet, name: str) -> dict[str, Any]:
     return {"matrix": matrix.tolist(), "unknown": int((~known).sum())}
 
 
-def surest_mistakes(found: TestSet, name: str, most: int) -> list[dict[str, Any]]:
+def surest_mistakes(found: ImageSet, name: str, most: int) -> list[dict[str, Any]]:
     """The wrong images that a weight was surest of: ``index``, ``label`` (None if nothing tells it), ``guess``,
     ``confidence`` from 0 to 1."""
     p, classes = found.predictions[name], found.classes
@@ -184,7 +185,7 @@ def surest_mistakes(found: TestSet, name: str, most: int) -> list[dict[str, Any]
     ]
 
 
-def write_sheets(found: TestSet, folder: Path) -> dict[str, Any] | None:
+def write_sheets(found: ImageSet, folder: Path) -> dict[str, Any] | None:
     """Write pictures of the images that a weight gets wrong, a hundred a file.
 
     Args:
