@@ -72,6 +72,15 @@ def numbers(packed):
     return np.frombuffer(base64.b64decode(packed), "<u2")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def neither_networks_nor_moving_pictures():
+    """They take seconds to make; tests/test_gallery_browser.py is about them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("zoo.gallery.pages.try_page", lambda folder, records: None)
+        patch.setattr("zoo.gallery.pages.animation", lambda family: None)
+        yield
+
+
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
     folder = tmp_path_factory.mktemp("gallery") / "site"
