@@ -2,6 +2,7 @@
 
 import base64
 import csv
+import gzip
 import hashlib
 import json
 import re
@@ -24,7 +25,7 @@ from zoo.gallery import measured as measured_files
 from zoo.gallery.build import FACTS
 from zoo.gallery.facts import all_facts
 from zoo.gallery.layers import layer_facts
-from zoo.gallery.sets import SAMPLE, UNKNOWN
+from zoo.gallery.sets import LABELS, SAMPLE, UNKNOWN
 from zoo.weights.manifest import weights
 
 OURS = ("wrn_16_1.zoo_c10", "symm_wrn_16_1.zoo_c10", "sparse_wrn_16_1.zoo_dsr_s90_c10")
@@ -272,7 +273,7 @@ def test_the_bundled_images_are_shown_where_their_weight_is_wrong(site):
     images, labels = zoo.data.arrays.load_arrays("fashion-mnist", SAMPLE, "test")
     places = numbers(found["sheets"]["places"])
     assert places.tolist() == np.flatnonzero(~p.right[:1000]).tolist()
-    assert found["labels"][:1000] == labels.tolist()
+    assert found["labels"][:1000] == labels.tolist() and UNKNOWN not in found["labels"]
     from PIL import Image
 
     sheet = np.array(Image.open(site / found["sheets"]["folder"] / "0.png"))
@@ -281,8 +282,14 @@ def test_the_bundled_images_are_shown_where_their_weight_is_wrong(site):
     assert np.array_equal(sheet[row * h : (row + 1) * h, column * w : (column + 1) * w], images[places[k], 0])
 
 
+def test_labels_that_ship_are_those_their_name_says():
+    assert LABELS
+    for name, path in LABELS.items():
+        assert hashlib.sha256(gzip.decompress(path.read_bytes())).hexdigest() == name
+
+
 def test_a_data_set_tells_all_classes(fashion_mnist, tmp_path, monkeypatch):
-    monkeypatch.setattr("zoo.gallery.pages.try_page", lambda folder, records: None)
+    monkeypatch.setattr("zoo.gallery.sets.LABELS", {})
     build(tmp_path / "site", ["lrunet1*.zoo_fmnist"], data={"fashion-mnist": fashion_mnist})
     found = value_of(tmp_path / "site" / "data" / "sets" / "fashion-mnist-test.js")
     assert UNKNOWN not in found["labels"] and len(found["pairs"]) == 2
