@@ -33,6 +33,7 @@ from loopback_hub import Repository, WritableHub
 from zoo.cli import main
 from zoo.publishing import mirror_server
 from zoo.publishing.mirror import nginx_conf, read_index, write_mirror
+from zoo.publishing.mirror_api import folder_of
 from zoo.publishing.mirror_server import MirrorServer
 from zoo.publishing.repository import size_and_sha256
 from zoo.weights.card import model_card
@@ -188,6 +189,233 @@ def test_fresh_process_with_timm_huggingface_hub_and_the_zoo(folder, server, com
     assert Path(path).is_relative_to(tmp_path)
     expected = zoo.create_model(NAME, pretrained=True).eval()(torch.zeros(1, 1, 28, 28))
     torch.testing.assert_close(torch.tensor(scores), expected)
+
+
+# ---- what the API knows ----
+
+
+@pytest.fixture(scope="module")
+def several(tmp_path_factory):
+    """A mirror of three weights and somebody's own network with a card that is up to no good."""
+    folder, own = tmp_path_factory.mktemp("several"), tmp_path_factory.mktemp("own") / "wild"
+    shutil.copytree(ROOT / "hub" / NAME, own)
+    (own / "README.md").write_text(EVIL)
+    write_mirror(["sparse_wrn_16_1.zoo_dense_c10", "wrn_16_1.zoo_c10"], folder, "lab")
+    write_mirror([NAME, str(own)], folder)
+    return folder
+
+
+EVIL = """---
+tags: [fine, 5, {a: b}, "x\r\nSet-Cookie: a"]
+pipeline_tag: [1]
+library_name: {}
+datasets: 2026-11-28
+model-index: 7
+---
+<script>alert(1)</script>
+"""
+LAB = ["lab/sparse_wrn_16_1.zoo_dense_c10", "lab/wrn_16_1.zoo_c10"]
+OTHERS = ["mirror/lrunet1_100.wild", REPO]
+
+
+@pytest.fixture(scope="module")
+def api(several, tmp_path_factory):
+    site = tmp_path_factory.mktemp("site")
+    (site / "index.html").write_text("<h1>front</h1>")
+    (site / "weights").mkdir()
+    (site / "weights" / f"{NAME}.html").write_text("figures")
+    (site / "data.bin").write_bytes(bytes(3))
+    (site / "link.txt").symlink_to(several / "mirror.json")
+    with serving(Watched(several, "127.0.0.1", 0, lambda: site)) as server:
+        yield HfApi(endpoint=server.url, token=False)
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        ({}, LAB + OTHERS),
+        ({"search": "WRN"}, LAB),
+        ({"search": "lab/wrn"}, LAB[1:]),
+        ({"search": "no such"}, []),
+        ({"author": "mirror"}, OTHERS),
+        ({"author": "mir"}, []),
+        ({"filter": "dataset:cifar10"}, LAB),
+        ({"filter": ["timm", "license:apache-2.0", "dataset:fashion-mnist"]}, [REPO]),
+        ({"filter": "fine"}, OTHERS[:1]),
+        ({"trained_dataset": "cifar10"}, LAB),
+        ({"pipeline_tag": "image-classification", "author": "mirror"}, [REPO]),
+        ({"pipeline_tag": "text-generation"}, []),
+        ({"gated": True}, []),
+        ({"limit": 3}, [*LAB, OTHERS[0]]),
+        ({"sort": "downloads", "limit": 1}, LAB[:1]),
+        ({"full": True, "search": "lrunet"}, OTHERS),
+    ],
+    ids=str,
+)
+def test_models_are_listed_and_found(api, asked, expected):
+    assert [model.id for model in api.list_models(**asked)] == expected
+
+
+def test_pages_of_a_list_follow_each_other(api):
+    url, found = f"{api.endpoint}/api/models?limit=1&filter=safetensors", []
+    while url:
+        answer = requests.get(url, timeout=10)
+        found += [model["id"] for model in answer.json()]
+        url = answer.links.get("next", {}).get("url")
+    assert found == LAB + OTHERS
+
+
+def test_the_newest_first(api, several):
+    for age, repo in enumerate([*OTHERS, *LAB]):
+        commit = several / repo / "resolve" / read_index(several)[repo]["main"]
+        os.utime(commit, (1_700_000_000 - age, 1_700_000_000 - age))
+    found = list(api.list_models(sort="last_modified"))
+    assert [model.id for model in found] == [*OTHERS, *LAB]
+    assert found[0].last_modified.timestamp() == 1_700_000_000
+
+
+def test_what_a_list_says_of_a_model(api, several):
+    found = next(iter(api.list_models(search=NAME)))
+    assert found.sha == read_index(several)[REPO]["main"]
+    assert found.siblings is None
+    assert (found.library_name, found.author, found.private) == ("repara-zoo", "mirror", False)
+    more = next(iter(api.list_models(search=NAME, full=True, cardData=True)))
+    assert "model.safetensors" in {file.rfilename for file in more.siblings}
+    assert more.card_data.license == "apache-2.0"
+    assert next(iter(api.list_models(search=NAME, expand=["siblings"]))).siblings
+
+
+def test_one_model_its_files_and_branches(api, several):
+    index = read_index(several)[REPO]
+    info = api.model_info(REPO, files_metadata=True)
+    assert {file.rfilename: (file.size, file.lfs.sha256) for file in info.siblings} == {
+        name: (file["size"], file["sha256"]) for name, file in index["commits"][index["main"]].items()
+    }
+    assert sorted(api.list_repo_files(REPO)) == sorted(index["commits"][index["main"]])
+    assert [file.path for file in api.list_repo_tree(REPO)] == [*index["commits"][index["main"]]]
+    (branch,) = api.list_repo_refs(REPO).branches
+    assert (branch.name, branch.target_commit) == ("main", index["main"])
+    assert api.repo_exists(REPO)
+    assert api.file_exists(REPO, "config.json")
+    assert api.revision_exists(REPO, index["main"])
+    assert not api.file_exists(REPO, "none")
+    assert not api.revision_exists(REPO, "refs/pr/1")
+    for repo, kind in ((f"{REPO}x", "model"), ("gpt2", "model"), (REPO, "dataset"), (REPO, "space")):
+        assert not api.repo_exists(repo, repo_type=kind)
+    assert not api.file_exists("gpt2", "config.json")
+    assert list(api.list_datasets()) == []
+    with pytest.raises(EntryNotFoundError):
+        list(api.list_repo_tree(REPO, "none"))
+
+
+def test_folders_in_a_repository():
+    files = [{"path": path, "oid": "0"} for path in ("a/b/c", "a/d", "ab", "e")]
+    assert [file["path"] for file in folder_of(files, "", False)] == ["a", "ab", "e"]
+    assert [file["path"] for file in folder_of(files, "a", False)] == ["a/b", "a/d"]
+    assert [file["path"] for file in folder_of(files, "a", True)] == ["a/b/c", "a/d"]
+    assert folder_of(files, "b", True) == []
+
+
+@pytest.mark.parametrize(
+    "question",
+    ["limit=0", "limit=-1", "limit=x", "cursor=x", "sort=size", "apps=x", "a%0d%0aX=1", "&".join(["a=1"] * 200)],
+)
+def test_what_cannot_be_answered_is_said(api, question):
+    answer = requests.get(f"{api.endpoint}/api/models?{question}", timeout=10)
+    assert answer.status_code == 400
+    assert "X" not in answer.headers
+    assert answer.headers["X-Error-Message"]
+
+
+# ---- pages ----
+
+
+def test_the_front_page_and_what_belongs_to_it(api):
+    get = functools.partial(requests.get, timeout=10)
+    front = get(f"{api.endpoint}/")
+    assert (front.status_code, front.text) == (200, "<h1>front</h1>")
+    assert front.headers["Content-Type"] == "text/html; charset=utf-8"
+    assert front.headers["X-Content-Type-Options"] == "nosniff"
+    assert "frame-ancestors 'none'" in front.headers["Content-Security-Policy"]
+    assert get(f"{api.endpoint}/data.bin").headers["Content-Type"] == "application/octet-stream"
+    assert get(f"{api.endpoint}/index.html").text == front.text
+    head = requests.head(f"{api.endpoint}/", timeout=10)
+    assert (head.headers["Content-Length"], head.content) == (str(len(front.content)), b"")
+    for path in ("link.txt", "weights", "../mirror.json", "%2e%2e/mirror.json", "lab"):
+        assert get(f"{api.endpoint}/{path}").status_code == 404, path
+
+
+def test_a_repositorys_page(api, several):
+    index = read_index(several)[REPO]
+    page = requests.get(f"{api.endpoint}/{REPO}", timeout=10)
+    assert page.headers["Content-Type"].startswith("text/html")
+    assert "default-src 'self'" in page.headers["Content-Security-Policy"]
+    for file, found in index["commits"][index["main"]].items():
+        assert f'href="/{REPO}/resolve/{index["main"]}/{file}"' in page.text
+        assert found["sha256"] in page.text
+    assert "Fashion-MNIST" in page.text or "fashion-mnist" in page.text
+    assert f'href="/weights/{NAME}.html"' in page.text
+    other = requests.get(f"{api.endpoint}/{LAB[0]}", timeout=10).text
+    assert 'href="/weights/' not in other
+
+
+def test_a_card_is_shown_as_text(api):
+    page = requests.get(f"{api.endpoint}/{OTHERS[0]}", timeout=10)
+    assert "&lt;script&gt;alert(1)" in page.text
+    assert "<script" not in page.text
+    info = api.model_info(OTHERS[0])
+    assert info.tags == ["fine", "x Set-Cookie: a", "safetensors"]
+    assert info.pipeline_tag is info.library_name is None
+
+
+def test_served_with_the_gallery_of_what_is_mirrored(tmp_path, monkeypatch):
+    """The command's own way, its pages asked for while it serves; the files need not wait for them."""
+    pytest.importorskip("jinja2")
+    name, found = "wrn_16_1.zoo_c10", {}
+    write_mirror([name], tmp_path)
+
+    def look(server):
+        with serving(server):
+            assert HfApi(endpoint=server.url, token=False).file_exists(f"mirror/{name}", "config.json")
+            for path in ("/", f"/weights/{name}.html", "/weights/wrn_28_1.zoo_c10.html", "/weights.cdx.json"):
+                found[path] = requests.get(f"{server.url}{path}", timeout=60)
+        raise KeyboardInterrupt
+
+    serve = MirrorServer.serve_forever
+    monkeypatch.setattr(MirrorServer, "serve_forever", lambda self, *args: serve(self, *args) if args else look(self))
+    assert main(["mirror", str(tmp_path), "--serve", "--port", "0"]) == 130
+    assert [answer.status_code for answer in found.values()] == [200, 200, 404, 200]
+    assert name in found[f"/weights/{name}.html"].text
+    assert f"weights/{name}.html" in found["/"].text
+    components = found["/weights.cdx.json"].json()["components"]
+    assert [c["name"] for c in components if c["type"] == "machine-learning-model"] == [name]
+
+
+def test_without_the_extra_a_plain_list_says_what_to_install(several, monkeypatch, capsys):
+    import zoo.gallery
+    from zoo.cli.hub import _write_pages
+
+    def without(*args):
+        raise zoo.ZooError("This needs the package jinja2. Install it with: pip install 'repara-zoo[gallery]'")
+
+    monkeypatch.setattr(zoo.gallery, "build", without)
+    page = (_write_pages(several.parent / "plain", read_index(several)) / "index.html").read_text()
+    assert all(f'href="/{repo}"' in page for repo in LAB + OTHERS)
+    assert "repara-zoo[gallery]" in page
+    assert "repara-zoo[gallery]" in capsys.readouterr().err
+
+
+def test_who_waits_for_the_pages_is_not_hung_up_on(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(mirror_server, "_PATIENCE", 0.2)
+    (tmp_path / "index.html").write_text("late")
+
+    def slowly():
+        time.sleep(1)
+        return tmp_path
+
+    with serving(Watched(folder, "127.0.0.1", 0, slowly)) as server:
+        assert requests.get(f"{server.url}/{REPO}/resolve/main/config.json", timeout=0.9).ok
+        assert requests.get(f"{server.url}/", timeout=10).text == "late"
 
 
 # ---- the server ----

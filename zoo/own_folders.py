@@ -46,6 +46,18 @@ def own_folder(word: str) -> Path | None:
     return None
 
 
+def names_folder(word: str) -> bool:
+    """Whether a word is that of a folder; False too for a pattern or a mistake, which others explain.
+
+    Raises:
+        WeightError: As :func:`own_folder`.
+    """
+    try:
+        return own_folder(word) is not None
+    except UnknownNameError:
+        return False
+
+
 @functools.cache
 def _say_once(sentence: str) -> None:
     logging.getLogger("zoo").warning(sentence)

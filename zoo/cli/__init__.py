@@ -30,6 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")
     from . import (
         analyze,
+        bom,
         completion,
         convert,
         demo,
@@ -52,6 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         listing,
         weights,
         hub,
+        bom,
         evaluate,
         analyze,
         gallery,

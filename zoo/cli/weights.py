@@ -5,15 +5,20 @@ import importlib.util
 import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..data.catalog import DATASETS
-from ..errors import WeightError, ZooError
+from ..errors import WeightError, ZooError, printable
 from ..files import read_file, write_atomically
+from ..own_folders import names_folder, own_folder
 from ..tables import table
 from ..weights.manifest import full_name, warm_starts, weights
 from ..weights.manifest import problems as problems_of_entries
 from ..weights.manifest_check import check_manifest
 from ..weights.paths import hub_problem, manifest_file
+
+if TYPE_CHECKING:
+    from ..weights.audit import Copy
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
@@ -24,6 +29,12 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--revision", metavar="COMMIT", help="of the Hub file that a warm start begins with; recorded")
     parser.add_argument("--cache-dir", help="where downloads are kept")
+    parser.add_argument(
+        "--public-key",
+        metavar="KEY",
+        help="also bring the signature of the weight's Hub repository, and check it with this key, a PEM file; the "
+        "repository may be named: hf-hub:OWNER/arch.tag",
+    )
     known = parser.add_mutually_exclusive_group()
     known.add_argument("--sha256", metavar="HEX", help="of that file or an address's, from a place you trust; recorded")
     known.add_argument(
@@ -31,8 +42,13 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     )
     parser.set_defaults(run=_fetch)
     parser = commands.add_parser("verify", help="check every cached or staged weight against the manifest, offline")
-    parser.add_argument("name", nargs="*", help="arch.tag or architectures (all)")
+    parser.add_argument("name", nargs="*", help="arch.tag or architectures (all); with --public-key also folders")
     parser.add_argument("--cache-dir", help="where downloads are kept")
+    parser.add_argument(
+        "--public-key",
+        metavar="KEY",
+        help="also check the signatures (model.sig) of the weights or folders named, with this key, a PEM file",
+    )
     parser.add_argument("--accuracy", action="store_true", help="also measure accuracy again, to the image")
     parser.add_argument(
         "--data",
@@ -53,7 +69,15 @@ def _fetch(options: argparse.Namespace) -> None:
     from ..weights.fetch import fetch, fetch_address
     from ..weights.warm_start import fetch_base
 
+    if options.public_key and (options.revision or options.sha256 or options.trust_first_use):
+        raise ZooError("--public-key is for the signature of a weight's repository; leave the other options out.")
     for name in options.name:
+        if options.public_key:
+            from ..publishing.signature import fetch_signed
+
+            found = fetch_signed(name, options.public_key, options.cache_dir)
+            print(f"{name}  {found.kind}  sha256 {found.sha256}  signed  {found.path}")
+            continue
         if name in warm_starts() and not options.trust_first_use:
             found = fetch_base(name, options.revision, options.sha256, options.cache_dir)
             base = f"{name} (timm's {warm_starts()[name]['base']})"
@@ -77,8 +101,14 @@ def _verify(options: argparse.Namespace) -> int:
 
     from ..weights.audit import audit
 
-    names = list(dict.fromkeys(map(full_name, options.name))) or list(weights())
+    own = [word for word in options.name if names_folder(word)]
+    names = list(dict.fromkeys(full_name(word) for word in options.name if word not in own))
+    names = names if options.name else list(weights())
     folders = _folders(options.data)
+    if options.public_key and not options.name:
+        raise ZooError("--public-key checks signatures: name the weights, or the folders with a model.sig.")
+    if own and not options.public_key:
+        raise ZooError(f"{own[0]}: what is in a folder is compared with its signature: add --public-key KEY.")
     if bool(options.data) != options.accuracy:
         raise ZooError("--accuracy needs --data DIR, the folder of the data set, and the other way round.")
     copies = list(tqdm(audit(names, options.cache_dir), desc="verify", delay=2, disable=None, file=sys.stderr))
@@ -98,6 +128,8 @@ def _verify(options: argparse.Namespace) -> int:
         problems += _problems_of_manifest()
     if options.name and absent:
         problems += [f"{name} has no copy here. Get it: zoo fetch {name}" for name in absent]
+    if options.public_key:
+        problems += _problems_of_signatures(names, own, copies, options)
     if options.accuracy and not problems:
         here = [name for name in names if name not in absent]
         from ..evaluation.measure import measure_again
@@ -106,8 +138,28 @@ def _verify(options: argparse.Namespace) -> int:
         print(table(rows, ["weight", "data set", "manifest", "measured", ""]))
         problems += wrong
     for problem in problems:
-        print(f"zoo: {problem}", file=sys.stderr)
+        print(f"zoo: {printable(problem)}", file=sys.stderr)
     return 1 if problems else 0
+
+
+def _problems_of_signatures(
+    names: list[str], folders: list[str], copies: list["Copy"], options: argparse.Namespace
+) -> list[str]:
+    """Check the signatures of weights and of folders, and print what is right."""
+    from ..publishing.signature import check_copies, check_folder
+
+    problems = []
+    for name in names:
+        own = [copy for copy in copies if copy.name == name]
+        found = check_copies(name, own, options.public_key, options.cache_dir) if own else []
+        problems += found
+        if own and not found:
+            print(f"{name}: signed with {options.public_key}")
+    for word in folders:
+        count, found = check_folder(own_folder(word), options.public_key)
+        problems += found
+        print(f"{word}: {count} files signed, {len(found)} {'is' if len(found) == 1 else 'are'} wrong")
+    return problems
 
 
 def _problems_of_manifest() -> list[str]:

@@ -45,6 +45,7 @@ from .repository import (
     known_sha256s,
     size_and_sha256,
 )
+from .signature import SIGNATURE, sign
 
 INDEX = "bundle.json"
 FORMAT = "repara-zoo bundle 1"
@@ -70,13 +71,16 @@ class Installed:
     known: bool
 
 
-def write_bundle(names: Iterable[str], path: str | Path, cache_dir: str | Path | None = None) -> list[str]:
+def write_bundle(
+    names: Iterable[str], path: str | Path, cache_dir: str | Path | None = None, key: str | Path | None = None
+) -> list[str]:
     """Write a bundle; weights that are not here yet are fetched first.
 
     Args:
         names: ``arch.tag`` of each weight, or folders as :func:`.own.belongings` takes them.
         path: The bundle.
         cache_dir: Where downloads are kept.
+        key: Sign each weight's files with this private key, see :func:`.signature.sign`.
 
     Returns:
         The names in it, sorted.
@@ -94,6 +98,8 @@ def write_bundle(names: Iterable[str], path: str | Path, cache_dir: str | Path |
         entries[name] = entry
         if name in weights():
             files = determined(name, files)
+        if key:
+            files[SIGNATURE] = sign(name, files, key)
         if PACKED in files and entry["packed"]["size"] < entry["size"]:
             del files[MODEL]
         members |= {f"{name}/{file}": content for file, content in files.items()}
@@ -202,7 +208,7 @@ def _read_index(archive: zipfile.ZipFile, path: Path, size: int) -> dict[str, An
         raise _unsound(path, "a weight in it has an impossible name")
     required = {f"{name}/{file}" for name in sha256s for file in REQUIRED}
     required |= {f"{name}/{PACKED if f'{name}/{PACKED}' in sizes else MODEL}" for name in sha256s}
-    allowed = required | {f"{name}/{file}" for name in sha256s for file in (MODEL, *OPTIONAL)}
+    allowed = required | {f"{name}/{file}" for name in sha256s for file in (MODEL, SIGNATURE, *OPTIONAL)}
     for member in sorted(required - sizes.keys()) + sorted(sizes.keys() - allowed):
         raise _unsound(path, f"{member[:100]!r} is {'missing' if member in required else 'not a file of a bundle'}")
     return index
@@ -217,7 +223,7 @@ def _check_weights(index: dict[str, Any], path: Path, folder: str | Path | None)
         if name in weights():
             _compare(f"{path.name}: {name}", weights()[name]["sha256"], entry["sha256"])
             known = known_sha256s(name, listed)
-            for file in sorted(listed, key=CARD.__eq__):  # last: what is beside it is named on it
+            for file in sorted(listed.keys() - {SIGNATURE}, key=CARD.__eq__):  # last: what is beside it is named on it
                 _compare(f"{path.name}: {name}/{file}", known.get(file, "none"), listed[file], hint)
         elif folder is None and entry.get("own") is True:
             raise WeightError(

@@ -8,6 +8,7 @@ sends them, and ``nginx.conf`` in the folder makes nginx send them. ``mirror.jso
 
 import hashlib
 import json
+import logging
 import re
 import shutil
 import tempfile
@@ -26,6 +27,7 @@ from ..weights.download import discard, download
 from ..weights.fetch import hub_address, hub_url
 from ..weights.manifest import facts, source
 from ..weights.packed import PACKED
+from .mirror_api import description
 from .own import belongings
 from .repository import (
     CARD,
@@ -40,7 +42,9 @@ from .repository import (
     own_config,
     size_and_sha256,
 )
+from .signature import SIGNATURE, sign
 
+_LOGGER = logging.getLogger(__name__)
 INDEX, NGINX = "mirror.json", "nginx.conf"
 _LARGEST_INDEX = 256 << 20  # bytes
 _LARGEST_STORY = 64 << 20  # bytes of a file that the manifest does not have
@@ -53,7 +57,11 @@ _COMMIT = re.compile("[0-9a-f]{40}")
 
 
 def write_mirror(
-    names: Iterable[str], folder: str | Path, namespace: str = "mirror", cache_dir: str | Path | None = None
+    names: Iterable[str],
+    folder: str | Path,
+    namespace: str = "mirror",
+    cache_dir: str | Path | None = None,
+    key: str | Path | None = None,
 ) -> dict[str, str]:
     """Add weights to a mirror; what is there and right is left as it is.
 
@@ -65,6 +73,8 @@ def write_mirror(
         folder: The mirror.
         namespace: For weights that are not published.
         cache_dir: Where downloads are kept.
+        key: Sign what is not published with this private key, see :func:`.signature.sign`; what is published keeps the
+            signature that it has.
 
     Returns:
         Repository of each name.
@@ -81,7 +91,7 @@ def write_mirror(
                 shutil.rmtree(leftover)
             index = read_index(folder) if (folder / INDEX).exists() else {}
             for name in tqdm(names, desc="mirroring", delay=2, disable=None, leave=False):
-                name, repo = _add(folder, index, name, namespace, cache_dir)
+                name, repo = _add(folder, index, name, namespace, cache_dir, key)
                 chosen[name] = repo
         except OSError as error:
             raise WeightError(
@@ -94,16 +104,25 @@ def write_mirror(
 
 
 def _add(
-    folder: Path, index: dict[str, Any], word: str, namespace: str, cache_dir: str | Path | None
+    folder: Path,
+    index: dict[str, Any],
+    word: str,
+    namespace: str,
+    cache_dir: str | Path | None,
+    key: str | Path | None,
 ) -> tuple[str, str]:
     """Add one weight to the mirror; the list is written last, so that it never names what is not there."""
     published = None if own_folder(word) else source(facts(word), "hub")
     if published:
         name, entry, files = word, facts(word), _published(word, published, folder)
         repo, commit = published["repo"], published["revision"]
+        if key:
+            _LOGGER.warning(f"{name} is mirrored as it was published, and keeps the signature it has there.")
     else:
         name, entry, files = belongings(word, cache_dir)
         repo, commit = f"{namespace}/{name}", None
+        if key:
+            files[SIGNATURE] = sign(name, files, key)
     listed = {file: size_and_sha256(content) for file, content in files.items()}
     for file, form in _forms(entry).items():
         own = entry.get("own") and file != MODEL
@@ -186,7 +205,13 @@ def _published(name: str, hub: dict[str, Any], mirror: Path) -> dict[str, File]:
     files: dict[str, File] = {file: folder / file for file in sorted(listed)}
     made = {CONFIG: own_config(name), LICENCE: licence_text(name, entry).encode()}
     made[CARD] = model_card(name, entry, hub["repo"], files).encode()
-    return files | {file: content for file, content in made.items() if file in files}
+    made = {file: content for file, content in made.items() if file in files}
+    if SIGNATURE in files and any(read_file(files[file], _LARGEST_STORY) != content for file, content in made.items()):
+        _LOGGER.warning(
+            f"{name}: this version writes its texts otherwise than was signed; its {SIGNATURE} is left out."
+        )
+        del files[SIGNATURE]
+    return files | made
 
 
 def _forms(entry: dict[str, Any]) -> dict[str, dict[str, Any] | None]:
@@ -228,21 +253,11 @@ def _place(folder: Path, repo: str, commit: str, files: dict[str, File], listed:
 
 def _describe(folder: Path, repo: str, commit: str, listed: dict[str, dict[str, Any]]) -> None:
     """Write the API's answers on one repository."""
-    for kind, answer in description(repo, commit, listed).items():
+    card = folder / repo / "resolve" / commit / CARD
+    text = read_file(card, _LARGEST_STORY) if CARD in listed else b""
+    for kind, answer in description(repo, commit, listed, text).items():
         for revision in (commit, "main"):
             write_atomically(json.dumps(answer).encode(), folder / "api" / "models" / repo / kind / revision)
-
-
-def description(repo: str, commit: str, listed: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """The API's answers on one repository, what ``snapshot_download`` asks for: ``revision`` and ``tree``."""
-    info = {"id": repo, "modelId": repo, "sha": commit, "private": False, "gated": False, "disabled": False}
-    info |= {"tags": [], "siblings": [{"rfilename": file} for file in listed]}
-    tree = []
-    for name, file in listed.items():
-        lfs = {"oid": file["sha256"], "size": file["size"], "pointerSize": 0}
-        # clients compare the sha256; "oid" would be git's own name for the file, and there is no git here
-        tree.append({"type": "file", "path": name, "size": file["size"], "oid": file["sha256"][:40], "lfs": lfs})
-    return {"revision": info, "tree": tree}
 
 
 def nginx_conf(index: dict[str, Any]) -> str:

@@ -1,28 +1,27 @@
 """A small server that makes a mirror's folder a Hub endpoint: for one machine, a lab or a classroom."""
 
 import contextlib
-import json
-import re
+import math
 import socket
 import threading
 import time
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
+from http.server import ThreadingHTTPServer
 from pathlib import Path
-from typing import BinaryIO
-from urllib.parse import parse_qs, unquote, urlsplit
+from typing import Any, BinaryIO
 
 from ..errors import HashMismatchError, ZooError
 from ..files import open_file
 from ..weights.hash_cache import file_stamp, hash_and_remember, recall
 from ..weights.verify import other_size
-from .mirror import description, read_index
+from .mirror import read_index
+from .mirror_api import CARD, description, hub_time
+from .mirror_requests import Handler
 
-_LARGEST_QUESTION = 1 << 20  # bytes of a posted body
 _MOST = 128  # connections at a time, fewer where a process may open fewer files
 _PATIENCE = 20.0  # seconds that a connection may stay without a whole request, or without taking the next block
 _SPARED = 0.25  # seconds before a connection may be closed to make place for another
-_BLOCK = 1 << 16
+_LARGEST_CARD = 1 << 20  # bytes of a README.md that is looked into
 
 
 class MirrorServer(ThreadingHTTPServer):
@@ -32,6 +31,8 @@ class MirrorServer(ThreadingHTTPServer):
         folder: The mirror.
         host: Address to listen on; ``0.0.0.0`` for everyone in the network.
         port: 0 for any free one.
+        pages: Makes the folder whose ``index.html`` is shown at ``/``; it is called once, when serving begins, and who
+            asks for a page meanwhile waits. Without it there is nothing at ``/``.
 
     Raises:
         HashMismatchError: If a file of the mirror is not what its list says.
@@ -42,18 +43,22 @@ class MirrorServer(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 256
 
-    def __init__(self, folder: str | Path, host: str = "127.0.0.1", port: int = 8000):
+    def __init__(
+        self, folder: str | Path, host: str = "127.0.0.1", port: int = 8000, pages: Callable[[], Path] | None = None
+    ):
         self.folder = Path(folder)
         self.repositories = read_index(self.folder)
         for repo, found in self.repositories.items():
             for commit, files in found["commits"].items():
                 for file in files:
                     self.opened(repo, commit, file).close()
+        self.cards = {repo: self._card(repo, found["main"]) for repo, found in self.repositories.items()}
+        self._make_pages, self._pages, self._making = pages, {}, threading.Lock()
         self.most = min(_MOST, _descriptors() // 3)
         self.connections: dict[socket.socket, float] = {}  # when each last got ahead
         self.changed = threading.Condition()
         try:
-            super().__init__((host, port), _Handler)
+            super().__init__((host, port), Handler)
         except (OSError, OverflowError) as error:
             raise ZooError(f"Cannot listen on {host}:{port} ({error}). Choose another --host or --port.") from None
 
@@ -83,6 +88,44 @@ class MirrorServer(ThreadingHTTPServer):
                 raise HashMismatchError(f"{path} is damaged or missing: run zoo mirror {self.folder} NAME ...")
             stack.pop_all()
         return opened
+
+    def serve_forever(self, poll_interval: float = 0.5) -> None:
+        """Serve until :meth:`shutdown`; the pages are made meanwhile."""
+        threading.Thread(target=self.pages, daemon=True).start()
+        super().serve_forever(poll_interval)
+
+    def pages(self, connection: socket.socket | None = None) -> dict[str, Path]:
+        """The pages and what belongs to them by address, once they are made.
+
+        Args:
+            connection: Of who waits for them, who is not hung up on.
+        """
+        with self.changed:
+            if connection in self.connections:
+                self.connections[connection] = math.inf
+        with self._making:
+            if self._make_pages:
+                folder, self._make_pages = self._make_pages(), None
+                files = [path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
+                self._pages = {path.relative_to(folder).as_posix(): path for path in files}
+        if connection:
+            self.got_ahead(connection)
+        return self._pages
+
+    def _card(self, repo: str, commit: str) -> bytes:
+        """The beginning of a repository's ``README.md``; empty if it has none."""
+        if CARD not in self.repositories[repo]["commits"][commit]:
+            return b""
+        with self.opened(repo, commit, CARD) as card:
+            card.seek(0)
+            return card.read(_LARGEST_CARD)
+
+    def info(self, repo: str) -> dict[str, Any]:
+        """What the API says of a repository in a list."""
+        main, commits = self.repositories[repo]["main"], self.repositories[repo]["commits"]
+        times = [(self.folder / repo / "resolve" / commit).stat().st_mtime for commit in (next(iter(commits)), main)]
+        dates = {"createdAt": hub_time(times[0]), "lastModified": hub_time(times[1])}
+        return description(repo, main, commits[main], self.cards[repo])["revision"] | dates
 
     def process_request(self, request: socket.socket, client_address: object) -> None:
         """Answer in a thread, as soon as there is a place; who has waited longest without getting ahead must go."""
@@ -132,129 +175,3 @@ def _descriptors() -> int:
         return 512
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     return 1 << 20 if limit == resource.RLIM_INFINITY else max(24, limit)
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    server_version = "zoo-mirror"
-    server: MirrorServer
-
-    def do_HEAD(self) -> None:
-        """As GET, without the content."""
-        self.do_GET()
-
-    def do_GET(self) -> None:
-        """Answer one request."""
-        self.server.got_ahead(self.connection)
-        parts = unquote(urlsplit(self.path).path).strip("/").split("/")
-        if len(parts) >= 5 and parts[2] == "resolve":
-            self._file("/".join(parts[:2]), parts[3], "/".join(parts[4:]))
-        elif parts[:2] == ["api", "models"] and len(parts) in (4, 6):
-            kind, revision = (parts[4], parts[5]) if len(parts) == 6 else ("revision", "main")
-            self._about("/".join(parts[2:4]), kind, revision)
-        else:
-            self._missing("EntryNotFound", {})
-
-    def do_POST(self) -> None:
-        """The one question that is posted: what is known of some paths (a caching mirror such as olah asks it)."""
-        parts = unquote(urlsplit(self.path).path).strip("/").split("/")
-        length = self.headers.get("Content-Length", "")
-        if len(parts) != 6 or parts[:2] != ["api", "models"] or parts[4] != "paths-info":
-            self.close_connection = True  # its body is not read
-            self._missing("EntryNotFound", {})
-            return
-        if not re.fullmatch("[0-9]{1,7}", length) or int(length) > _LARGEST_QUESTION:
-            self.close_connection = True
-            self._head(413, 0, {})
-            return
-        content = self.rfile.read(int(length)).decode("utf-8", "replace")
-        self.server.got_ahead(self.connection)
-        try:
-            paths = json.loads(content)["paths"] if content.startswith("{") else parse_qs(content)["paths"]
-            wanted = set(paths if isinstance(paths, list) else [paths])
-        except (ValueError, KeyError, TypeError, RecursionError):
-            self._head(400, 0, {})
-            return
-        self._about("/".join(parts[2:4]), "tree", parts[5], wanted)
-
-    def _commit(self, repo: str, revision: str) -> str | None:
-        """The commit a revision stands for; None, and the error is sent, if there is none."""
-        found = self.server.repositories.get(repo)
-        if found is None:
-            self._missing("RepoNotFound", {})
-            return None
-        commit = found["main"] if revision == "main" else revision
-        if commit not in found["commits"]:
-            self._missing("RevisionNotFound", {})
-            return None
-        return commit
-
-    def _about(self, repo: str, kind: str, revision: str, wanted: set[str] | None = None) -> None:
-        commit = self._commit(repo, revision)
-        if commit is None:
-            return
-        answer = description(repo, commit, self.server.repositories[repo]["commits"][commit]).get(kind)
-        if answer is None:
-            self._missing("EntryNotFound", {})
-            return
-        if wanted is not None:
-            answer = [file for file in answer if file["path"] in wanted]
-        content = json.dumps(answer).encode()
-        self._head(200, len(content), {"Content-Type": "application/json"})
-        if self.command != "HEAD":
-            self.wfile.write(content)
-
-    def _file(self, repo: str, revision: str, file: str) -> None:
-        commit = self._commit(repo, revision)
-        if commit is None:
-            return
-        headers = {"X-Repo-Commit": commit}
-        expected = self.server.repositories[repo]["commits"][commit].get(file)
-        if expected is None:
-            self._missing("EntryNotFound", headers)
-            return
-        size, validator = expected["size"], f'"{expected["sha256"]}"'
-        headers |= {"ETag": validator, "Accept-Ranges": "bytes", "Content-Type": "application/octet-stream"}
-        wanted = re.fullmatch(r"bytes=([0-9]{1,18})-([0-9]{0,18})", self.headers.get("Range", ""))
-        if self.headers.get("If-Range", validator) != validator:
-            wanted = None  # a part of something else is there already
-        first = int(wanted[1]) if wanted else 0
-        last = min(int(wanted[2]), size - 1) if wanted and wanted[2] else size - 1
-        try:
-            opened = self.server.opened(repo, commit, file)
-        except HashMismatchError:
-            self._head(500, 0, {})
-            return
-        with opened:
-            if wanted and first > last:
-                self._head(416, 0, headers | {"Content-Range": f"bytes */{size}"})
-                return
-            if wanted:
-                headers["Content-Range"] = f"bytes {first}-{last}/{size}"
-            blocks = self._blocks(opened, first, last + 1 - first) if self.command == "GET" else iter(())
-            self._head(206 if wanted else 200, last + 1 - first, headers)
-            for block in blocks:
-                self.wfile.write(block)
-                self.server.got_ahead(self.connection)
-
-    def _blocks(self, opened: BinaryIO, first: int, left: int) -> Iterator[bytes]:
-        """The wanted part; a file that changes meanwhile ends the connection before the last block."""
-        stamp = file_stamp(opened)
-        opened.seek(first)
-        while left:
-            block = opened.read(min(left, _BLOCK))
-            left -= len(block)
-            if not block or (not left and file_stamp(opened) != stamp):
-                self.close_connection = True
-                return
-            yield block
-
-    def _missing(self, code: str, headers: dict[str, str]) -> None:
-        self._head(404, 0, headers | {"X-Error-Code": code, "X-Error-Message": "not in this mirror"})
-
-    def _head(self, status: int, length: int, headers: dict[str, str]) -> None:
-        self.send_response(status)
-        for key, value in headers.items():
-            self.send_header(key, value)
-        self.send_header("Content-Length", str(length))
-        self.end_headers()

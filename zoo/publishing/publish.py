@@ -40,6 +40,7 @@ from .repository import (
     size_and_sha256,
     staged_folder,
 )
+from .signature import SIGNATURE, sign
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -97,7 +98,9 @@ def connect(endpoint: str | None = None) -> "HfApi":
     return HfApi(endpoint=endpoint, token=token)
 
 
-def prepare(names: Iterable[str], namespace: str, dry_run: bool = False) -> list[Repository]:
+def prepare(
+    names: Iterable[str], namespace: str, dry_run: bool = False, key: str | Path | None = None
+) -> list[Repository]:
     """Check that weights may be published and put their repositories together; nothing is sent.
 
     A collapsed form that the staged folder lacks is made, compared with the network, and added to the folder.
@@ -106,6 +109,7 @@ def prepare(names: Iterable[str], namespace: str, dry_run: bool = False) -> list
         names: ``arch.tag`` of each weight.
         namespace: User or organisation on the Hub.
         dry_run: Change nothing on the disk either.
+        key: Sign each repository's files with this private key, see :func:`.signature.sign`.
 
     Raises:
         ZooError: If the namespace cannot exist, or a weight is not ours, not measured, has no licence or is not staged.
@@ -115,7 +119,7 @@ def prepare(names: Iterable[str], namespace: str, dry_run: bool = False) -> list
     names = sorted(set(names))
     for name in names:
         _check(name)
-    return [_prepare(name, f"{namespace}/{name}", dry_run) for name in names]
+    return [_prepare(name, f"{namespace}/{name}", dry_run, key) for name in names]
 
 
 def publish(
@@ -165,7 +169,7 @@ def _check(name: str) -> None:
         raise WeightError(f"{name} is not staged: its model.safetensors and config.json belong into the hub folder.")
 
 
-def _prepare(name: str, repo: str, dry_run: bool) -> Repository:
+def _prepare(name: str, repo: str, dry_run: bool, key: str | Path | None) -> Repository:
     entry, folder, model = facts(name), staged_folder(name), fetch(name).path
     if dry_run:
         with tempfile.TemporaryDirectory() as temporary:
@@ -177,6 +181,7 @@ def _prepare(name: str, repo: str, dry_run: bool) -> Repository:
     files |= {CONFIG: own_config(name), LICENCE: licence_text(name, entry).encode()}
     files |= {**made, MODEL: model, **packed_form(name, entry, model), **kept_predictions(name, entry)}
     files[CARD] = model_card(name, entry, repo, files).encode()
+    files |= {SIGNATURE: sign(name, files, key)} if key else {}
     files = dict(sorted(files.items()))
     return Repository(name, repo, files, {file: size_and_sha256(content) for file, content in files.items()})
 

@@ -1,6 +1,5 @@
 """The files that belong to a weight: what its Hub repository, its folder in a bundle and in a mirror hold."""
 
-import fnmatch
 import hashlib
 import json
 import re
@@ -13,12 +12,12 @@ from safetensors import SafetensorError
 from timm.models import save_for_hf
 from torch import nn
 
-from ..errors import HashMismatchError, UnknownNameError, WeightError
+from ..errors import HashMismatchError, WeightError
 from ..files import open_file
-from ..suggest import did_you_mean
 from ..weights.card import model_card
+from ..weights.chosen import choose as choose  # its place before it could do without torch
 from ..weights.fetch import fetch, find_verified, staged_file
-from ..weights.manifest import facts, full_name, manifest, predictions_facts, weights
+from ..weights.manifest import facts, predictions_facts
 from ..weights.packed import PACKED, pack
 from ..weights.paths import hub_folder
 from ..weights.verify import mismatch
@@ -33,37 +32,6 @@ OPTIONAL = (COLLAPSED, PREDICTIONS, *STORIES)
 
 File = Path | bytes
 """A file on disk, or the content of one that is made here."""
-
-
-def choose(words: Iterable[str]) -> list[str]:
-    """Names of weights for words of the command line.
-
-    Args:
-        words: ``arch.tag``, architectures (their first weight), or shell patterns over ``arch.tag``.
-
-    Raises:
-        UnknownNameError: If a word stands for no weight.
-        WeightError: If it stands for an authors' release without a licence.
-    """
-    chosen: list[str] = []
-    for word in words:
-        if any(letter in word for letter in "*?["):
-            matching = fnmatch.filter(weights(), word)
-            if not matching:
-                hint = did_you_mean(word, weights(), "See: zoo list --pretrained")
-                raise UnknownNameError(f"No weight matches {word!r}. {hint}")
-            chosen += matching
-            continue
-        try:
-            chosen.append(full_name(word))
-        except UnknownNameError:
-            if any(release["architecture"] == word.split(".", 1)[0] for release in manifest()["releases"]):
-                raise WeightError(
-                    f"{word}: its authors' release has no licence, so nobody but they may pass it on. Each user "
-                    "downloads it from them and converts it with zoo import; see docs/weights.md."
-                ) from None
-            raise
-    return sorted(set(chosen))
 
 
 def repository(name: str, cache_dir: str | Path | None = None) -> dict[str, File]:
