@@ -77,7 +77,7 @@ def numbers(packed):
 def neither_networks_nor_moving_pictures():
     """They take seconds to make; tests/test_gallery_browser.py is about them."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("zoo.gallery.pages.try_page", lambda folder, records: None)
+        patch.setattr("zoo.gallery.try_page.is_file", lambda path: False)
         patch.setattr("zoo.gallery.pages.animation", lambda family: None)
         yield
 
@@ -85,9 +85,7 @@ def neither_networks_nor_moving_pictures():
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
     folder = tmp_path_factory.mktemp("gallery") / "site"
-    with pytest.MonkeyPatch.context() as patch:  # test_gallery_browser.py has a site whose networks can be tried
-        patch.setattr("zoo.gallery.try_page.is_file", lambda path: False)
-        facts = build(folder, CHOSEN)
+    facts = build(folder, CHOSEN)
     assert facts["weights"] == sorted(CHOSEN)
     return folder
 
