@@ -40,29 +40,40 @@ def write_pages(folder: Path, names: list[str], data: Mapping[str, str | Path], 
 
     records = all_facts(names)
     kept = {name: found for name in names if (found := kept_predictions(name)) is not None}
-    sets = image_sets(kept, data)
-    attempt = try_page(folder, records)
-    families = _families(records)
-    titles = {found["name"]: found["text"]["title"] for found in families}
-    site = Site(folder, families=families, titles=titles, has_try=attempt is not None)
-    site.copy_static()
-    site.data("search", _search(records, families))
-    if attempt is not None:
-        site.data("try", attempt["facts"])
-        site.page("try.html", "try.html", **attempt)
-    _overview(site, records, titles)
-    site.page("families/index.html", "families.html")
-    for found in families:
-        name, moving = slug(found["name"]), animation(found["name"])
-        if moving and "figure" in moving:
-            site.data(f"pictures/{name}", moving.pop("figure"))
-        site.page(f"families/{name}.html", "family.html", family=found, animation=moving)
-    sheets = {found.key: _image_set(site, found) for found in sets}
-    without = [record for record in records if record["name"] not in kept]
-    site.page("compare.html", "compare.html", sets=sets, records={r["name"]: r for r in records}, without=without)
-    for record in tqdm(records, desc="gallery", delay=1, disable=None if progress else True, file=sys.stderr):
-        mine = next((found for found in sets if record["name"] in found.predictions), None)
-        _weight(site, record, mine, sheets[mine.key] if mine else None)
+    sets, families = image_sets(kept, data), _families(records)
+    count = 1 + len(families) + len(sets) + len(records)
+    with tqdm(total=count, desc="gallery", delay=1, disable=None if progress else True, file=sys.stderr) as bar:
+        attempt = try_page(folder, records)
+        titles = {found["name"]: found["text"]["title"] for found in families}
+        site = Site(folder, families=families, titles=titles, has_try=attempt is not None)
+        site.copy_static()
+        site.data("search", _search(records, families))
+        if attempt is not None:
+            site.data("try", attempt["facts"])
+            site.page("try.html", "try.html", **attempt)
+        _overview(site, records, titles)
+        bar.update()
+        site.page("families/index.html", "families.html")
+        for found in families:
+            _family(site, found)
+            bar.update()
+        sheets = {}
+        for measured in sets:
+            sheets[measured.key] = _image_set(site, measured)
+            bar.update()
+        without = [record for record in records if record["name"] not in kept]
+        site.page("compare.html", "compare.html", sets=sets, records={r["name"]: r for r in records}, without=without)
+        for record in records:
+            mine = next((measured for measured in sets if record["name"] in measured.predictions), None)
+            _weight(site, record, mine, sheets[mine.key] if mine else None)
+            bar.update()
+
+
+def _family(site: Site, found: dict[str, Any]) -> None:
+    name, moving = slug(found["name"]), animation(found["name"])
+    if moving and "figure" in moving:
+        site.data(f"pictures/{name}", moving.pop("figure"))
+    site.page(f"families/{name}.html", "family.html", family=found, animation=moving)
 
 
 def _overview(site: Site, records: list[dict[str, Any]], titles: dict[str, str]) -> None:
