@@ -16,18 +16,8 @@ from ..names import architectures
 from ..version import __version__
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command.
-
-    Args:
-        arguments: Words after ``zoo``; by default those of the process.
-
-    Returns:
-        Exit code.
-    """
-    for stream in (sys.stdout, sys.stderr):  # a name that the terminal's encoding lacks is escaped, not an error
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all verbs, which the documentation and the tests read too."""
     from . import (
         analyze,
         bom,
@@ -67,6 +57,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         completion,
     ):
         group.add_commands(commands)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        arguments: Words after ``zoo``; by default those of the process.
+
+    Returns:
+        Exit code.
+    """
+    for stream in (sys.stdout, sys.stderr):  # a name that the terminal's encoding lacks is escaped, not an error
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    parser = build_parser()
     try:
         options = parser.parse_args(arguments)
         architectures()  # of which every use of the manifest is to know
