@@ -4,7 +4,7 @@
     python scripts/measure_deployed.py equalized --data cifar10=DIR [NAME ...]
     python scripts/measure_deployed.py speed [--threads 1] [ARCHITECTURE ...]
 
-What is in the file already is not measured again; `python scripts/update_docs.py` makes docs/deploy.md from it.
+What is in the file already is not measured again; `python scripts/update_docs.py` makes the tables of it.
 """
 
 import argparse

@@ -1,10 +1,10 @@
-"""Run the whole model protocol for every registered architecture, and keep the table in docs/protocol.md.
+"""Run the whole model protocol for every registered architecture, into docs/protocol.jsonl.
 
-    python scripts/protocol_table.py                 all that the table lacks, smallest first
+    python scripts/protocol_table.py                 all that the file lacks, smallest first
     python scripts/protocol_table.py 'swrn_*'        those, again
 
-The suite runs the protocol for the smallest networks of each family; this takes hours for all. Results go to
-docs/protocol.jsonl after each network, so that a run can be stopped and goes on where it was.
+The suite runs the protocol for the smallest networks of each family; this takes hours for all. Results are written
+after each network, so that a run can be stopped and goes on where it was; scripts/update_docs.py makes the table.
 """
 
 import argparse
@@ -27,7 +27,7 @@ import zoo  # noqa: E402
 from protocol import CHECKS, close, images, make  # noqa: E402
 from testers import FamilyTester, family_testers  # noqa: E402
 
-RESULTS, TABLE = ROOT / "docs" / "protocol.jsonl", ROOT / "docs" / "protocol.md"
+RESULTS = ROOT / "docs" / "protocol.jsonl"
 
 
 def check_reparameterize(name: str) -> None:
@@ -63,43 +63,6 @@ def run(name: str, tester: type[FamilyTester]) -> dict:
     return row
 
 
-def write_table(rows: dict[str, dict]) -> None:
-    """Write the table from the results."""
-    labels = [*CHECKS, "reparameterize"]
-    names = zoo.list_models()
-    done = [rows[name] for name in names if name in rows]
-    passed = [row for row in done if not _problems(row)]
-    lines = [
-        "# The model protocol, for every architecture",
-        "",
-        f"{len(passed)} of {len(names)} registered architectures pass; {len(done) - len(passed)} fail, "
-        f"{len(names) - len(done)} have not been run yet. Made by `python scripts/protocol_table.py`; "
-        "what each column means is in `tests/protocol.py`.",
-        "",
-        "`+` passes, `-` does not apply (reason below), `X` fails.",
-        "",
-        "| architecture | parameters | " + " | ".join(labels) + " |",
-        "|---|---:|" + ":-:|" * len(labels),
-    ]
-    reasons: dict[str, list[str]] = {}
-    for row in done:
-        cells = []
-        for label in labels:
-            outcome = row["checks"].get(label, "")
-            failed = label in _problems(row)
-            cells.append("+" if outcome == "ok" else "X" if failed else "-" if outcome else "")
-            if outcome not in ("ok", ""):
-                reasons.setdefault(f"{label}: {outcome}", []).append(row["name"])
-        lines.append(f"| {row['name']} | {row['params']:,} | " + " | ".join(cells) + " |")
-    missing = [name for name in names if name not in rows]
-    if missing:
-        lines += ["", "Not run yet: " + ", ".join(f"`{name}`" for name in missing) + "."]
-    if reasons:
-        lines += ["", "## Reasons", ""]
-        lines += [f"- {reason} ({', '.join(names)})" for reason, names in sorted(reasons.items())]
-    TABLE.write_text("\n".join(lines) + "\n")
-
-
 def _problems(row: dict) -> list[str]:
     excused = {reason for tester in family_testers().values() for reason in tester.exceptions.values()}
     return [label for label, outcome in row["checks"].items() if outcome != "ok" and outcome not in excused]
@@ -123,10 +86,8 @@ def main() -> None:
     for name in tqdm(sorted(sizes, key=sizes.get), disable=None):
         rows[name] = run(name, testers[zoo.registry.family_of(name)])
         RESULTS.write_text("".join(json.dumps(rows[n]) + "\n" for n in sorted(rows)))
-        write_table(rows)
         for label in _problems(rows[name]):
             print(name, label, rows[name]["checks"][label], file=sys.stderr)
-    write_table(rows)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Short trainings on real data, one per family, and the sparse methods side by side; the table is docs/short_runs.md.
+"""Short trainings on real data, one per family, and the sparse methods side by side.
 
-    python scripts/short_runs.py --fashion-mnist DIR --cifar10 DIR --wikitext2 DIR       all that the table lacks
+    python scripts/short_runs.py --fashion-mnist DIR --cifar10 DIR --wikitext2 DIR       all that the file lacks
     python scripts/short_runs.py lrunet 'order 0.98*'                                    those, again
 
 Every family's run goes through the command line: ``zoo train``, SIGKILL in the middle of an epoch, ``--resume``, ``zoo
@@ -30,7 +30,6 @@ sys.path.append(str(ROOT))
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
-from short_runs_table import write_table  # noqa: E402
 from sparse_order import order, pieces  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
@@ -41,7 +40,7 @@ from zoo.language.data import load_text  # noqa: E402
 from zoo.training.recipe import Recipe, load_recipe  # noqa: E402
 
 ZOO = [sys.executable, "-m", "zoo"]
-RESULTS, TABLE = (ROOT / "docs" / f"short_runs.{ending}" for ending in ("jsonl", "md"))
+RESULTS = ROOT / "docs" / "short_runs.jsonl"
 
 _TO_CIFAR = {"sched": "cosine", "warmup_epochs": 0.5, "epochs": 3, "batch_size": 64, "amp": "bfloat16"}
 _PARADISE = {
@@ -361,7 +360,6 @@ def main() -> None:
         variable = f"ZOO_{name.upper().replace('-', '_')}"
         parser.add_argument(f"--{name}", metavar="DIR", default=os.environ.get(variable), help=f"default: {variable}")
     parser.add_argument("--work", metavar="DIR", default="runs/short", help="folder of the runs (runs/short)")
-    parser.add_argument("--table", action="store_true", help="only write the table again")
     parser.add_argument("--compare", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.compare:
@@ -375,7 +373,7 @@ def main() -> None:
         names = [name for name in names if any(fnmatch.fnmatch(name, pattern) for pattern in options.pattern)]
     else:
         names = [name for name in names if name not in rows()]
-    for name in [] if options.table else names:
+    for name in names:
         if name in FAMILIES:
             row = family(name, sources, work)
         elif name == "language":
@@ -385,7 +383,6 @@ def main() -> None:
         with open(RESULTS, "a") as file:
             file.write(json.dumps({"piece": name, **row}) + "\n")
         print(name, file=sys.stderr)
-    write_table(rows(), [*FAMILIES, "language", *pieces()], TABLE)
 
 
 def rows() -> dict[str, dict[str, Any]]:

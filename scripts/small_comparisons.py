@@ -5,7 +5,7 @@
     python scripts/small_comparisons.py language --data DIR --runs RUNS            plain and symmetric LSTM
 
 Runs resume where they stopped. Each finished one is measured once on the whole test set, before and after collapsing,
-and is a line of docs/small_comparisons.jsonl; docs/small_comparisons.md is written from these lines.
+and is a line of docs/small_comparisons.jsonl; scripts/update_docs.py makes tables of them.
 """
 
 import argparse
@@ -17,8 +17,6 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
-
-from small_comparisons_page import write_page  # noqa: E402
 
 import zoo  # noqa: E402
 from zoo.evaluation.validate import validate  # noqa: E402
@@ -131,7 +129,6 @@ def main() -> None:
         if not any((row["study"], row["name"], row["seed"]) == (study, name, seed) for row in results()):
             row = STUDIES[study][0](name, seed, options.data, options.runs / f"{study}_{name}_seed{seed}")
             keep({"study": study, "name": name, "seed": seed, **row})
-    write_page(results(), RESULTS.parent)
 
 
 def results() -> list[dict[str, Any]]:
@@ -140,11 +137,10 @@ def results() -> list[dict[str, Any]]:
 
 
 def keep(row: dict[str, Any]) -> None:
-    """Add a line, in the order of the studies, and write the page."""
+    """Add a line, in the order of the studies."""
     place = {(study, name): i for i, (study, name) in enumerate((s, n) for s in STUDIES for n in STUDIES[s][1])}
     rows = sorted([*results(), row], key=lambda row: (place[row["study"], row["name"]], row["seed"]))
     write_atomically("".join(json.dumps(row) + "\n" for row in rows).encode(), RESULTS)
-    write_page(rows, RESULTS.parent)
 
 
 if __name__ == "__main__":

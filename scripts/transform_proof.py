@@ -1,7 +1,6 @@
-"""A trained CIFAR-10 network transformed and fine-tuned, beside itself fine-tuned alike; docs/transform_proof.md.
+"""A trained CIFAR-10 network transformed and fine-tuned, beside itself fine-tuned alike.
 
-    python scripts/transform_proof.py --data DIR --work DIR        all that is not done yet, then the page
-    python scripts/transform_proof.py --page                       the page again
+    python scripts/transform_proof.py --data DIR --work DIR        all that is not done yet
 
 Every network starts from the same weights and sees the same images in the same order, equally augmented, with the same
 optimizer; nothing was tuned. What is done lies in the folder ``--work``, so a stopped script goes on from there. The
@@ -18,20 +17,19 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 
 import torch  # noqa: E402
-from results_page import table  # noqa: E402
 from timm.data import resolve_data_config  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
 import zoo  # noqa: E402
 from zoo.data import load_arrays  # noqa: E402
-from zoo.evaluation.compare import Comparison, compare  # noqa: E402
+from zoo.evaluation.compare import compare  # noqa: E402
 from zoo.evaluation.predictions import Predictions, read_predictions  # noqa: E402
 from zoo.evaluation.validate import validate  # noqa: E402
 from zoo.files import write_atomically  # noqa: E402
 from zoo.layers import decay_groups  # noqa: E402
 from zoo.training.data import Images  # noqa: E402
 
-RESULTS, PAGE = (ROOT / "docs" / f"transform_proof.{ending}" for ending in ("json", "md"))
+RESULTS = ROOT / "docs" / "transform_proof.json"
 WEIGHT = "resnet18_half_cifar.zoo_c10"
 UNTOUCHED = "untouched"
 SPECS = (
@@ -156,71 +154,12 @@ def sizes(spec: str) -> dict[str, Any]:
     }
 
 
-INTRODUCTION = """# Transformed, and trained a little more
-
-Made by `python scripts/transform_proof.py`, which says how; data in `transform_proof.json`. `{weight}`
-is transformed with [`zoo.transform`](transform.md) and fine-tuned from its weights: {images:,} training images of
-CIFAR-10 (crop and flip), {steps} steps of {batch} at a rate that falls from {lr} to 0, one seed. The untouched network
-is fine-tuned alike, and loses by it.
-Every network saw the same images in the same order, and nothing was tuned, so this tells what is kept **after so
-little**, not what a longer training reaches. Accuracies are of the collapsed networks on all {n:,} test images;
-intervals are paired, image by image, of the images and not of other trainings. The kernel error is relative
-(Frobenius norm); of two steps, the root of the sum of their squares.
-"""
-
-
-def page(results: dict[str, Any]) -> str:
-    """docs/transform_proof.md."""
-    budget, rows = results["budget"], results["networks"]
-    steps = -(-budget["images"] // budget["batch"]) * budget["epochs"]
-    text = INTRODUCTION.format(weight=results["weight"], steps=steps, n=rows[0]["n"], **budget)
-    header = ["network", "parameters stored", "not switched off", "collapsed", "kernel error at the start"]
-    header += ["top-1 % at the start", "fine-tuned", "against the untouched", "only untouched, only this right"]
-    cells = []
-    for row in rows:
-        other = Comparison(**{k: v for k, v in row["against_untouched"].items() if k != "interval_kind"})
-        same = row["transform"] == UNTOUCHED
-        cells.append(
-            [
-                row["transform"] if same else f"`{row['transform']}`",
-                *(f"{row[key]:,}" for key in ("stored", "on", "collapsed")),
-                f"{row['kernel_error']:.3f}" if row["kernel_error"] else "0",
-                *(f"{100 * row[key] / row['n']:.2f}" for key in ("before", "after")),
-                "-" if same else _difference(other),
-                "-" if same else f"{other.only_first:,}, {other.only_second:,}",
-            ]
-        )
-    lines = [text, table(header, "lrrrrrrll", cells)]
-    combined = rows[1]["transform"]
-    for values in results["combination"]:
-        other = Comparison(**{k: v for k, v in values.items() if k != "interval_kind"})
-        lines.append(f"`{combined}` against `{other.first}` alone: {_difference(other)} points.\n")
-    differ = [row["uncollapsed"]["guesses_that_differ"] for row in rows]
-    n = rows[0]["uncollapsed"]["n"]
-    lines.append(
-        f"On the first {n:,} test images each network gives the same guess before and after it collapses.\n"
-        if not any(differ)
-        else f"Of the first {n:,} test images, guesses that differ before and after collapsing: "
-        f"{', '.join(map(str, differ))}, in the order of the table.\n"
-    )
-    return "\n".join(lines)
-
-
-def _difference(found: Comparison) -> str:
-    return "{:+.2f} ({:+.2f} to {:+.2f})".format(found.difference, *found.interval)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", help="folder of CIFAR-10")
-    parser.add_argument("--work", type=Path, help="folder for what is done so far")
-    parser.add_argument("--page", action="store_true", help="only write the page, from the results there are")
-    args = parser.parse_args()
-    if not args.page:
-        if not args.data or not args.work:
-            parser.error("give --data and --work, or --page")
-        run(args.data, args.work)
-    write_atomically(page(json.loads(RESULTS.read_text())).encode(), PAGE)
+    parser.add_argument("--data", required=True, help="folder of CIFAR-10")
+    parser.add_argument("--work", required=True, type=Path, help="folder for what is done so far")
+    options = parser.parse_args()
+    run(options.data, options.work)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,9 @@
-"""Every kind of ``zoo.transform`` on the convolutional networks of timm's registry, there and back, as a table.
+"""Every kind of ``zoo.transform`` on the convolutional networks of timm's registry, there and back.
 
 For each network and kind: transform, give batch norms random statistics, run in float64 at two sizes, collapse with
 ``zoo.reparameterize``, and compare function, class and keys. A file keeps what is done, so that a run can be stopped.
 
     python scripts/transform_table.py --results docs/transforms.jsonl --most 30
-    python scripts/transform_table.py --results docs/transforms.jsonl --page docs/transforms.md
 """
 
 import argparse
@@ -169,16 +168,12 @@ def read(path: Path) -> list[dict[str, Any]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--results", type=Path, required=True, help="file of results, a JSON object per line")
-    parser.add_argument("--page", type=Path, help="write the page from the results and do nothing else")
     parser.add_argument("--most", type=int, default=8, help="networks of one family")
     parser.add_argument("--largest", type=int, default=30_000_000, help="parameters")
     parser.add_argument("--only", nargs="*", help="these architectures")
     parser.add_argument("--again", action="store_true", help="do what failed again")
     args = parser.parse_args()
     rows = read(args.results)
-    if args.page:
-        args.page.write_text(page(rows), encoding="utf-8")
-        return
     torch.set_num_threads(1)
     done = {(row["arch"], row["kind"]) for row in rows if not (args.again and row["status"] == "fail")}
     names = args.only or architectures(args.most, args.largest)
@@ -194,46 +189,6 @@ def main() -> None:
                             tqdm.write(f"{arch} {row['kind']}: {row['why']}", file=sys.stderr)
                 except Exception as error:  # the network itself does not run here
                     tqdm.write(f"{arch}: {' '.join(str(error).split())[:200]}", file=sys.stderr)
-
-
-def page(rows: list[dict[str, Any]]) -> str:
-    """The page of results."""
-    families = sorted({row["family"] for row in rows})
-    archs = {row["arch"] for row in rows}
-    marks = {"pass": "+", "not applicable": "-", "fail": "**fail**"}
-    count = collections.Counter((row["kind"], row["status"]) for row in rows)
-    lines = [
-        "# Every kind on timm's networks",
-        "",
-        "Made by `scripts/transform_table.py`: each kind of [zoo.transform](transform.md) on networks of timm's,",
-        "with random batch-norm statistics, in float64, at two sizes of images, and back by `zoo.reparameterize`: same",
-        f"class, same keys (PD-B keeps its gates), same function within {TOLERANCE:g} of the largest score; and what",
-        "`zoo.plan` had said came out.",
-        "",
-        f"{len(archs)} architectures of {len(families)} families.",
-        "",
-        "| kind | transformation | pass | not applicable | fail |",
-        "| --- | --- | ---: | ---: | ---: |",
-        *(
-            f"| {kind} | `{spec}` | {count[kind, 'pass']} | {count[kind, 'not applicable']} | {count[kind, 'fail']} |"
-            for kind, spec in SPECS.items()
-        ),
-        "",
-        "Not applicable means that no layer qualified; the most frequent reasons:",
-        "",
-    ]
-    reasons = collections.Counter((row["kind"], row["why"]) for row in rows if row["status"] == "not applicable")
-    lines += [f"- {kind}: {why} ({n} networks)" for (kind, why), n in reasons.most_common(12)]
-    lines += ["", "+ pass, - not applicable; of the families' architectures the number that pass or do not apply.", ""]
-    lines += [f"| family | architectures | {' | '.join(SPECS)} |", f"| --- | ---: |{' :---: |' * len(SPECS)}"]
-    for family in families:
-        own = [row for row in rows if row["family"] == family]
-        cells = []
-        for kind in SPECS:
-            status = collections.Counter(marks[row["status"]] for row in own if row["kind"] == kind)
-            cells.append(" ".join(f"{n}{mark}" for mark, n in sorted(status.items())))
-        lines.append(f"| {family} | {len({row['arch'] for row in own})} | {' | '.join(cells)} |")
-    return "\n".join([*lines, ""])
 
 
 if __name__ == "__main__":

@@ -15,19 +15,28 @@ from conftest import ROOT
 from zoo.weights.manifest import weights
 
 sys.path.insert(0, str(ROOT / "scripts"))
-import results_page
-import sharing_found
+import measured_tables
 import small_comparisons
-import small_comparisons_page
-import speed_page
 import update_docs
+import weight_tables
 
 
-def test_tables_are_up_to_date():
-    readme = (ROOT / "README.md").read_text()
-    assert update_docs.updated(readme) == readme, "run python scripts/update_docs.py"
-    for name, text in (("weights.md", update_docs.page()), ("results.md", update_docs.results_page(weights()))):
-        assert (ROOT / "docs" / name).read_text() == text, "run python scripts/update_docs.py"
+def test_tables_counts_and_cards_are_up_to_date():
+    update_docs.main(["--check"])
+
+
+def test_a_page_that_is_not_as_it_should_be_is_named(monkeypatch):
+    monkeypatch.setitem(update_docs.TABLES, "goals", lambda: "other\n")
+    with pytest.raises(SystemExit, match=r"^Run python scripts/update_docs.py: docs/deploy.md\.$"):
+        update_docs.main(["--check"])
+    with pytest.raises(KeyError, match="nobodys"):
+        update_docs.updated("<!-- nobodys: made by scripts/update_docs.py -->\n<!-- /nobodys -->\n")
+
+
+def test_every_table_has_one_place():
+    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
+    found = [name for page in pages for _, name, _ in update_docs.BLOCK.findall(page.read_text())]
+    assert sorted(found) == sorted(update_docs.TABLES)
 
 
 def test_a_twin_is_compared_with_what_is_known_of_it():
@@ -39,21 +48,19 @@ def test_a_twin_is_compared_with_what_is_known_of_it():
         return found | ({"seeds": {"runs": runs}} if runs else {})
 
     compared = {"a.x_c10": entry(9000), "b.x_c10": entry(8800)}
-    cells = results_page._against_a_twin("a.x_c10", "b.x_c10", compared)
+    cells = weight_tables.against_a_twin("a.x_c10", "b.x_c10", compared)
     assert cells[2:] == ["1,234", "1,234", "90.00", "88.00", "+2.00 ± 0.87", "one seed"]
     compared = {
         "a.x_c10": entry(9000, [(0, 90.0), (1, 91.0), (2, 92.0)]),
         "b.x_c10": entry(8800, [(0, 88.0), (2, 92.0), (7, 10.0)]),  # seeds 0 and 2 are in both
     }
-    assert results_page._against_a_twin("a.x_c10", "b.x_c10", compared)[-1] == "+1.00 ± 1.41 (2 seeds)"
+    assert weight_tables.against_a_twin("a.x_c10", "b.x_c10", compared)[-1] == "+1.00 ± 1.41 (2 seeds)"
     del compared["b.x_c10"]
-    assert "not trained yet" in results_page._against_a_twin("a.x_c10", "b.x_c10", compared)[-2]
+    assert "not trained yet" in weight_tables.against_a_twin("a.x_c10", "b.x_c10", compared)[-2]
 
 
-def test_what_sharing_found_is_told_of_the_weight_as_it_is_now():
-    file = ROOT / "docs" / "sharing.json"
-    found = json.loads(file.read_text())
-    assert file.with_suffix(".md").read_text() == sharing_found.page(found), "run python scripts/sharing_found.py"
+def test_what_sharing_found_is_of_the_weight_as_it_is_now():
+    found = json.loads((ROOT / "docs" / "sharing.json").read_text())
     first = found["rows"][0]
     result = weights()[found["name"]]["results"][0]
     assert (first["correct"], first["n"]) == (result["correct"], result["n"])
@@ -61,8 +68,7 @@ def test_what_sharing_found_is_told_of_the_weight_as_it_is_now():
 
 
 def test_speed_is_told_as_it_was_measured():
-    page = (ROOT / "docs" / "speed.md").read_text()
-    assert page == speed_page.page(), "run python scripts/speed_page.py"
+    page = (ROOT / "docs" / "deploy.md").read_text()
     rows = json.loads((ROOT / "docs" / "goals.json").read_text())["goals"]
     for row in rows:
         (line,) = (line for line in page.splitlines() if line.startswith(f"| {row['what']} |"))
@@ -80,14 +86,12 @@ def test_speed_is_told_as_it_was_measured():
         assert not row["accuracy"] or row["accuracy"]["correct"] == entry["results"][0]["correct"], row["name"]
 
 
-def test_small_comparisons_are_told_as_they_were_measured():
+def test_small_comparisons_collapse_into_the_same_function():
     rows = small_comparisons.results()
-    page = (ROOT / "docs" / "small_comparisons.md").read_text()
-    assert page == small_comparisons_page.page(rows), "run python scripts/small_comparisons.py"
     assert {row["study"] for row in rows} == {"branches", "language"}
     for row in rows:
         before, after = row["correct" if row["study"] == "branches" else "perplexity"]
-        assert abs(before - after) <= 1e-4 * before, row["name"]  # collapsed, it is the same function
+        assert abs(before - after) <= 1e-4 * before, row["name"]
 
 
 def test_gains_over_the_plain_network_are_those_of_the_same_seeds():
@@ -97,11 +101,11 @@ def test_gains_over_the_plain_network_are_those_of_the_same_seeds():
         return {"correct": [correct, correct], "n": 10_000}
 
     plain = {0: run(8800), 1: run(8900), 2: run(1)}
-    assert small_comparisons_page.gain({0: run(9000)}, plain) == "+2.00 ± 0.88"
-    assert small_comparisons_page.gain({0: run(9000), 1: run(8900)}, plain) == "+1.00 ± 1.41 (2 seeds)"
-    assert small_comparisons_page.papers_gain("pd_a_resnet18_cifar_c10") == "+1.35", "70.9861 - 69.6349"
-    assert small_comparisons_page.papers_gain("pd_b_resnet18_cifar_group_c10") == "+0.41", "70.0474 - 69.6349"
-    assert small_comparisons_page.papers_gain("resnet18_cifar_c10") == "-"
+    assert measured_tables.gain({0: run(9000)}, plain) == "+2.00 ± 0.88"
+    assert measured_tables.gain({0: run(9000), 1: run(8900)}, plain) == "+1.00 ± 1.41 (2 seeds)"
+    assert measured_tables.papers_gain("pd_a_resnet18_cifar_c10") == "+1.35", "70.9861 - 69.6349"
+    assert measured_tables.papers_gain("pd_b_resnet18_cifar_group_c10") == "+0.41", "70.0474 - 69.6349"
+    assert measured_tables.papers_gain("resnet18_cifar_c10") == "-"
 
 
 def test_nothing_outside_imports_from_the_command_line():
@@ -168,48 +172,83 @@ def test_readme_names_what_exists():
         assert (ROOT / path).exists(), path
 
 
+def test_the_readme_is_a_front_door():
+    readme = (ROOT / "README.md").read_text()
+    assert len(readme.splitlines()) <= 110
+    assert len(re.findall(r"^!\[", readme, re.MULTILINE)) == 1
+    assert len(weight_tables.worth_choosing(weight_tables.ours())) == 5
+
+
 def test_what_is_worth_choosing_is_decided_by_figures():
-    def entry(top1, nonzero, epochs=30, dataset="cifar10", origin="zoo", url=None, twins=()):
-        found = {"results": [{"top1": top1}] if top1 else [], "params": {"nonzero": nonzero}, "dataset": dataset}
-        epochs = {"epochs": epochs} if epochs else {}
-        return {**found, **epochs, "origin": origin, "origin_url": url, "twins": [*twins]}
+    def entry(top1, nonzero, dataset="cifar10"):
+        return {"results": [{"top1": top1}], "params": {"nonzero": nonzero}, "dataset": dataset}
 
     entries = {
-        "best": entry(95, 900, twins=["its_twin", "not_there", "its_first_try"]),
-        "its_twin": entry(94, 1000),
-        "its_first_try": entry(90, 900, epochs=3),
-        "smaller": entry(93, 500),
-        "equal_to_smaller": entry(93, 500),
-        "as_large_and_worse": entry(92, 500),
-        "larger_and_no_better": entry(93, 501),
-        "first_try": entry(99, 100, epochs=14),
-        "somebodys": entry(99, 100, origin="A. Reader"),
-        "the_authors": entry(80, 100, epochs=0, origin="lab", url="https://x.org"),
-        "never_measured": entry(0, 10),
-        "elsewhere": entry(70, 10**6, dataset="mnist"),
+        "best": entry(95, 2_900_000),
+        "equal and larger": entry(95, 2_950_000),
+        "too large": entry(99, 3_000_001),
+        "best of half a million": entry(93, 160_000),
+        "larger and worse": entry(92, 400_000),
+        "just small": entry(80, 100_000),
+        "grey and smallest": entry(70, 900, "fashion-mnist"),
+        "grey and best": entry(90, 1000, "fashion-mnist"),
+        "elsewhere": entry(99, 10, "mnist"),
     }
-    assert {*update_docs.worth_choosing(entries)} == {"best", "its_twin", "smaller", "the_authors", "elsewhere"}
-    above = set(re.findall(r"^\| `(\S+)` \|", update_docs.readme_section(), re.MULTILINE))
-    below = set(re.findall(r"^\| `(\S+)` \|", update_docs.below_the_fold(), re.MULTILINE))
-    assert {name for name, entry in weights().items() if entry["origin"] == "zoo"} <= above | below
-    assert above and below and not above & below
+    chosen = ["just small", "best of half a million", "best", "grey and smallest"]  # none is named twice
+    assert weight_tables.worth_choosing(entries) == chosen
+    assert weight_tables.worth_choosing({}) == []
 
 
-def test_somebodys_staged_weight_is_in_no_table_of_ours():
+def test_somebodys_staged_weight_is_in_no_table_of_ours(monkeypatch):
     """It is staged where ZOO_HUB says, so its files need not be here; and no figure of it is this project's."""
     name = "wrn_16_1.zoo_c10"
     theirs = {**weights()[name], "origin": "A. Reader", "paper_result": None, "twins": []}
-    page = results_page.results_page({**weights(), "wrn_16_1.mine_c10": theirs})
-    assert "wrn_16_1.mine_c10" not in page and name in page
-
-
-def test_a_weight_staged_elsewhere_is_not_said_to_lie_in_hub(monkeypatch):
-    sources = [{"kind": "staged", "path": "wrn_16_1.mine_c10/model.safetensors", "embedded": False}]
-    theirs = {**weights()["wrn_16_1.zoo_c10"], "origin": "A. Reader", "sources": sources}
     known = {**weights(), "wrn_16_1.mine_c10": theirs}
-    monkeypatch.setattr(update_docs, "weights", lambda: known)
-    page = update_docs.page()
-    assert "`$ZOO_HUB/wrn_16_1.mine_c10/model.safetensors`" in page
-    assert "`hub/wrn_16_1.zoo_c10/model.safetensors`" in page
-    for text in (update_docs.readme_section(), update_docs.below_the_fold()):
-        assert "mine" not in text
+    monkeypatch.setattr(weight_tables, "weights", lambda: known)
+    for made in ("chosen", "papers", "twins", "collapsed", "standing"):
+        assert "mine_c10" not in update_docs.TABLES[made](), made
+    assert name in weight_tables.papers_table()
+    assert "| `wrn_16_1.mine_c10` | cifar10 |" in update_docs.TABLES["weights"]()
+
+
+def test_the_page_says_where_ours_are_behind(monkeypatch):
+    sources, figures = weight_tables.published()
+    assert {row["source"] for row in figures} == {*sources}
+    assert all(about["url"].startswith("https://") for about in sources.values())
+
+    def row(top1, parameters, source="x"):
+        name = f"n{parameters}"
+        return {"name": name, "source": source, "top1": top1, "parameters": parameters, "bytes": 1, "macs": None}
+
+    theirs = [row(95.0, 900_000), row(93.0, 500_000), row(92.0, 600_000), row(96.0, None)]
+    assert [r["parameters"] for r in weight_tables.front(theirs)] == [500_000, 900_000]
+    about = {"x": {"title": "X", "url": "https://x.org", "note": "n", "checked": True}}
+    monkeypatch.setattr(weight_tables, "published", lambda: (about, theirs))
+    for top1, parameters, words in (
+        (94.0, 400_000, "**ahead** of one that has more parameters, behind none: `n400000`"),
+        (94.0, 950_000, "**behind** one that has no more: `n950000`"),
+        (91.0, 300_000, "none of ours is ahead of a larger one"),
+    ):
+        mine = [row(top1, parameters, "")]
+        monkeypatch.setattr(weight_tables, "our_figures", lambda mine=mine: mine)
+        assert words in weight_tables.standing()
+
+
+def test_the_table_says_what_a_network_is_collapsed_and_the_best_stands_first():
+    rows = [[c.strip() for c in line.split("|")[1:-1]] for line in weight_tables.readme_section().splitlines()[2:]]
+    (row,) = [row for row in rows if row[0] == "`sparse_wrn_16_2.zoo_dsr_s90_c10`"]
+    assert row[2].startswith("90.10")
+    assert row[3] == "82,029"
+    assert row[4].startswith("691,")
+    assert row[5].startswith("2.8 MB (1.4 in float16)")
+    order = [(row[1], -float(row[2].split()[0])) for row in rows]
+    assert order == sorted(order)
+
+
+def test_nobody_is_sent_to_twins_that_are_not_there():
+    entry = {"remark": "Too small.", "paper_result": None, "twins": ["a.b", "c.d"]}
+    assert weight_tables.why(entry, {}) == "Too small."
+    assert weight_tables.why(entry, {"a.b": {}}) == "Too small; compare with the twin."
+    assert weight_tables.why(entry, {"a.b": {}, "c.d": {}}) == "Too small; compare with the twins."
+    (line,) = (line for line in weight_tables.papers_table().splitlines() if "sparse_wrn_16_2.zoo_dsr" in line)
+    assert "twins." not in line

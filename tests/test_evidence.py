@@ -439,33 +439,3 @@ def test_corruptions_without_their_package_are_one_line(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "imagecorruptions", None)
     assert main(["validate", NAME, "--dataset", "fashion-mnist", "--data", str(SAMPLE), "--corruptions"]) == 1
     assert "pip install 'repara-zoo[corruptions]'" in capsys.readouterr().err
-
-
-# ---- the page ----
-
-
-def test_the_page_is_made_of_the_facts_and_says_where_ours_are_behind(monkeypatch):
-    sys.path.insert(0, str(ROOT / "scripts"))
-    import evidence_page
-
-    page = (ROOT / "docs" / "evidence.md").read_text()
-    assert page == evidence_page.evidence_page(weights()), "run python scripts/update_docs.py"
-    sources, figures = evidence_page.published()
-    assert {row["source"] for row in figures} == {*sources}
-    assert all(about["url"].startswith("https://") for about in sources.values())
-
-    def row(top1, parameters, source="x"):
-        name = f"n{parameters}"
-        return {"name": name, "source": source, "top1": top1, "parameters": parameters, "bytes": 1, "macs": None}
-
-    theirs = [row(95.0, 900_000), row(93.0, 500_000), row(92.0, 600_000), row(96.0, None)]
-    assert [r["parameters"] for r in evidence_page.front(theirs)] == [500_000, 900_000]
-    monkeypatch.setattr(evidence_page, "published", lambda: ({"x": {"title": "X, README"}}, theirs))
-    for top1, parameters, words in (
-        (94.0, 400_000, "**ahead** of one that has more parameters, behind none: `n400000`"),
-        (94.0, 950_000, "**behind** one that has no more: `n950000`"),
-        (91.0, 300_000, "none of ours is ahead of a larger one"),
-    ):
-        mine = [row(top1, parameters, "")]
-        monkeypatch.setattr(evidence_page, "ours", lambda _, mine=mine: mine)
-        assert words in evidence_page.standing({})

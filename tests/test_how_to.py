@@ -10,6 +10,7 @@ import sys
 
 import pytest
 
+from children import after_import
 from conftest import ROOT
 from zoo.cli.demo import SAMPLE
 
@@ -23,10 +24,11 @@ COUNT = 200  # images
 NAME = "zero_sum_wrn_16_1.zoo_fmnist"
 CHECKS = "covered or test_zero_sum and (counted or kernels or collapses)"
 RUN = """
-import runpy, shlex, sys
+import runpy, shlex, sys, zoo_command
+zoo_command.running = LIGHT  # so that a command imports what it needs
 from zoo.cli import main
-for line in sys.argv[1:]:
-    command, *words = shlex.split(line)
+for line in LINES:
+    command, *words = shlex.split(line.replace("DIR", "data"))
     print(">", line, flush=True)
     if command == "zoo":
         print("exit code", main(words), flush=True)
@@ -34,13 +36,23 @@ for line in sys.argv[1:]:
         import pytest
         print("exit code", int(pytest.main(words[2:])), flush=True)
     else:
+        sys.argv = words
         runpy.run_path(words[0], run_name="__main__")
 """
+LOAD = f"""
+import timm, torch, zoo
+print(timm.create_model({NAME!r}, pretrained=True)(torch.ones(1, 1, 28, 28)))
+"""
+
+
+def lines(*commands, light=False):
+    """A process that runs these commands."""
+    return RUN.replace("LINES", repr(commands)).replace("LIGHT", str(light))
 
 
 @pytest.fixture
 def copy(tmp_path):
-    """A copy of the repository, a few images as its data set, and what runs lines of commands in it."""
+    """A copy of the repository, with a few images as its data set."""
     home = tmp_path / "copy"
     ignored = shutil.ignore_patterns(".*", "__pycache__", "runs", "golden", "checkpoints", "benchmarks")
     shutil.copytree(ROOT, home, ignore=ignored, symlinks=True)
@@ -50,16 +62,7 @@ def copy(tmp_path):
         content = content[:4] + COUNT.to_bytes(4, "big") + content[8 : start + COUNT * size]
         for name in (path.stem, path.stem.replace("t10k", "train")):
             (home / "data" / name).write_bytes(content)
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("ZOO_")}
-    environment |= {"PYTHONPATH": str(home), "ZOO_CACHE": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"}
-
-    def run(*lines, script=RUN):
-        words = [sys.executable, "-c", script, *(line.replace("DIR", "data") for line in lines)]
-        done = subprocess.run(words, cwd=home, env=environment, capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout + done.stderr
-
-    return home, run
+    return home
 
 
 def replace(path, old, new):
@@ -68,8 +71,9 @@ def replace(path, old, new):
     path.write_text(text.replace(old, new))
 
 
-def test_the_page_leads_to_a_weight_and_back(copy):
-    home, run = copy
+def test_the_page_leads_to_a_weight_and_back(copy, tmp_path):
+    """Processes are forked from one that has imported torch, which takes seconds."""
+    home = copy
     for name, content in FILES.items():
         assert not (home / name).exists()
         (home / name).write_text(content)
@@ -79,21 +83,24 @@ def test_the_page_leads_to_a_weight_and_back(copy):
     replace(home / "zoo" / "recipes" / "zero_sum_fmnist.yaml", "epochs: 12", "epochs: 1")
 
     tests = f"python -m pytest -q -p no:cacheprovider tests/test_zero_sum.py tests/test_reparam.py -k '{CHECKS}'"
-    said = run(tests, TRAIN, STAGE)
-    assert said.count("exit code 0") == 3, said
-    load = (
-        f"import timm, zoo; print(timm.create_model('{NAME}', pretrained=True)(__import__('torch').ones(1, 1, 28, 28)))"
-    )
-    (home / "load.py").write_text(load)
-    said = run(*AFTER, "python load.py", f"zoo verify {NAME}", "zoo list 'zero*' --pretrained")
-    assert said.count("exit code 0") == 3, said
-    assert "tensor(" in said
-    for name in ("README.md", "docs/weights.md"):
-        assert NAME in (home / name).read_text()
+    remove = f"import pathlib\nfor name in {[*FILES]}: pathlib.Path(name).unlink()\n"
+    codes = [
+        lines(tests, TRAIN, STAGE),
+        lines(*AFTER),
+        LOAD,
+        lines(f"zoo verify {NAME}", "zoo list 'zero*' --pretrained", light=True),
+        remove + lines("zoo verify", "zoo list 'symm_wrn_16_1*' --pretrained", "zoo info symm_wrn_16_1", light=True),
+    ]
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("ZOO_")}
+    environment |= {"PYTHONPATH": str(home), "ZOO_CACHE": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"}
+    made, *used, without = after_import("import torch, torchvision, timm", codes, cwd=home, env=environment)
+    assert made[0].count("exit code 0") == 3, made[0]
+    assert [said.count("exit code 0") for said, _ in used] == [1, 0, 2], used
+    assert "tensor(" in used[1][0]
+    assert NAME in (home / "docs" / "weights.md").read_text()
+    assert all(code == 0 for _, code in (made, *used, without)), used
 
-    for name in FILES:
-        (home / name).unlink()
-    said = run("zoo verify", "zoo list 'symm_wrn_16_1*' --pretrained", "zoo info symm_wrn_16_1")
+    said = without[0]
     assert said.count("exit code 1") == 1, said
     assert said.count("exit code 0") == 2, said
     problem = [line for line in said.splitlines() if "zero_sum" in line]

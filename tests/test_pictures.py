@@ -1,7 +1,6 @@
 """Pictures: what stands in them, and that nothing in them collides or is cut."""
 
 import itertools
-import json
 import sys
 
 import numpy as np
@@ -12,102 +11,50 @@ import zoo
 from conftest import ROOT
 from zoo.evaluation.pictures import draw_predictions
 from zoo.training import curve
-from zoo.weights.manifest import weights
 
 pytest.importorskip("matplotlib")
 sys.path.insert(0, str(ROOT / "scripts"))
-import plots
-import results_page
-import sharing_found
-import short_runs
-import small_comparisons
-import small_comparisons_page
-import sparse_order
+import pictures
 import update_docs
+from matplotlib.transforms import Bbox
 
 
 def drawn(figure):
-    """Check a figure: nothing cut, points with intervals, axes that the data fill; its legends' words, its points."""
+    """Check a figure: nothing cut, ours with intervals, labels that touch nothing; its labels."""
     figure.canvas.draw()
     box, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
     assert box.x0 > 0 < box.y0
     assert box.x1 < width
     assert box.y1 < height, "something is cut"
-    points = []
-    for axes in (axes for axes in figure.axes if axes.containers):
-        for container in axes.containers:
-            assert container.has_xerr or container.has_yerr
-            points += container.lines[0].get_xydata().tolist()
-        for side in ("x", "y"):
-            shared = getattr(axes, f"get_shared_{side}_axes")().get_siblings(axes)
-            limits = [
-                getattr(box.transformed(axes.transScale), f"interval{side}")
-                for box in (axes.viewLim, *(a.dataLim for a in shared))
-            ]
-            (low, high), first, last = sorted(limits[0]), min(x for x, _ in limits[1:]), max(x for _, x in limits[1:])
-            assert low < first <= last < high
-            assert last - first > 0.5 * (high - low), "the axis is longer than the data"
-        labels = [super(type(text), text).get_window_extent() for text in axes.texts]  # without lines to points
-        assert not any(a.overlaps(b) for a, b in itertools.combinations(labels, 2))
-    legends = figure.legends + [axes.get_legend() for axes in figure.axes if axes.get_legend()]
-    return [text.get_text() for legend in legends for text in legend.get_texts()], points
+    (axes,) = figure.axes
+    assert all(container.has_yerr for container in axes.containers)
+    assert 80 < axes.get_ylim()[0] < axes.get_ylim()[1] < 100, "intervals in percent"
+    labels = [super(type(text), text).get_window_extent() for text in axes.texts]  # without lines to points
+    assert not any(a.overlaps(b) for a, b in itertools.combinations(labels, 2))
+    points = [axes.transData.transform(line.get_xydata()) for line in axes.lines if line.get_linestyle() == "None"]
+    lines = [Bbox(axes.transData.transform(part)) for bars in axes.collections for part in bars.get_segments()]
+    for label in labels:
+        assert not any(label.overlaps(Bbox([line.min, line.max])) for line in lines), "a label over a line"
+        assert not any(label.contains(*place) for group in points for place in group), "a label over a point"
+        assert axes.get_window_extent().contains(label.x0, label.y0)
+        assert axes.get_window_extent().contains(label.x1, label.y1)
+    return [text.get_text() for text in axes.texts]
 
 
-def test_results_of_whatever_families_there_are():
-    known = dict(weights())
-    for k in range(7):  # where there is room, of families that no script names
-        result = {"top1": 85 - k / 2, "correct": 8500 - 50 * k, "n": 10_000}
-        entry = {"family": f"new {k}", "dataset": "cifar10", "origin": "zoo", "results": [result]}
-        known[f"new_{k}.zoo_c10"] = {**entry, "params": {"nonzero": 500_000 + 100_000 * k}}
-    figure = results_page.results_figure(known)
-    words, points = drawn(figure)
-    measured = {name: entry for name, entry in known.items() if entry["results"]}
-    assert len(points) == len(measured) == sum(len(axes.texts) for axes in figure.axes)
-    assert {entry["family"] for entry in measured.values()} <= set(words)
-    assert {"filled: trained by this project", "hollow: the authors' own weights", "95 % interval"} <= set(words)
-    looks = {(line.get_color(), line.get_marker()) for line in figure.legends[0].get_lines()}
-    assert len(looks) == len(words) - 1, "filled and hollow look alike but for the filling"
+@pytest.mark.parametrize("make", [pictures.front_figure, pictures.results_figure])
+def test_pictures_of_the_pages(make):
+    figure = make()
+    words = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert "ours, measured (95 %)" in words
+    assert len({str(line.get_marker()) for line in figure.legends[0].get_lines()}) >= 2
+    assert 2 <= len(drawn(figure)) <= 12
 
 
-def test_a_picture_without_room_for_its_labels_is_made_larger():
-    figure, panel = plots.headless_pyplot().subplots(figsize=(2, 2))
-    plots.points(panel, [1, 2, 2, 2, 3], [800, 849, 850, 851, 900], 1000)
-    plots.label_points({panel: [(x, y, f"a long label {y}") for x, y in panel.containers[0].lines[0].get_xydata()]})
-    assert figure.get_size_inches()[0] > 2
-    drawn(figure)
-
-
-def test_a_manifest_without_measured_weights_has_pictures_too():
-    assert drawn(results_page.results_figure({}))[1] == drawn(results_page.symmetry_figure({}))[1] == []
-
-
-PAGES = {
-    "symmetry": (results_page, lambda target: plots.save(results_page.symmetry_figure(weights()), target), 9),
-    "short runs": (sparse_order, lambda target: sparse_order.section(short_runs.rows(), target.parent), 30),
-    "comparisons": (
-        small_comparisons_page,
-        lambda target: small_comparisons_page.write_page(small_comparisons.results(), target.parent),
-        13,
-    ),
-    "sharing": (
-        sharing_found,
-        lambda target: sharing_found.draw(json.loads((ROOT / "docs" / "sharing.json").read_text()), target),
-        11,
-    ),
-}
-
-
-@pytest.mark.parametrize("page", PAGES)
-def test_pictures_of_the_pages(page, tmp_path, monkeypatch):
-    module, make, count = PAGES[page]
-    saved = []
-    for where in (module, plots):
-        monkeypatch.setattr(where, "save", lambda figure, _: saved.append(figure), raising=False)
-    make(tmp_path / "x.png")
-    (figure,) = saved
-    words, points = drawn(figure)
-    assert len(points) == count
-    assert any("95 %" in text for text in [*words, *(axes.get_ylabel() for axes in figure.axes)])
+def test_labels_find_room_among_many():
+    rows = [{"name": f"a_long_name_{k}.x", "top1": 90 + k / 4, "parameters": 10**5 * (k + 1)} for k in range(12)]
+    mine = [{**row, "correct": round(100 * row["top1"]), "n": 10_000, "source": ""} for row in rows]
+    theirs = [{**row, "top1": row["top1"] - 0.1, "source": "theirs"} for row in rows]
+    assert drawn(pictures.figure("many", mine, theirs)) == [f"a_long_name_{k}" for k in range(12)]
 
 
 @pytest.mark.parametrize("count", [1, 10, 100])
@@ -152,38 +99,19 @@ def test_training_curves_show_accuracy_where_there_is_one(tmp_path, monkeypatch)
     assert len(without.axes) == 2, "loss and learning rate"
 
 
-def test_the_table_says_what_a_network_is_collapsed_and_the_best_stands_first():
-    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in update_docs.readme_section().splitlines()[2:]]
-    (row,) = [row for row in rows if row[0] == "`sparse_wrn_16_2.zoo_dsr_s90_c10`"]
-    assert row[2].startswith("90.10")
-    assert row[3] == "82,029"
-    assert row[4].startswith("691,")
-    assert row[5].startswith("2.8 MB (1.4 in float16)")
-    order = [(row[1], -float(row[2].split()[0])) for row in rows]
-    assert order == sorted(order)
-
-
 def test_documents_are_written_all_or_none(monkeypatch):
     written = []
     monkeypatch.setattr(update_docs, "write_atomically", lambda *_: written.append("text"))
     monkeypatch.setattr(update_docs, "save", lambda *_: written.append("picture"))
-    monkeypatch.setattr(update_docs, "results_figure", lambda _: None)
-    monkeypatch.setattr(update_docs, "symmetry_figure", lambda _: None)
+    monkeypatch.setattr(update_docs, "results_figure", lambda: None)
     update_docs.main()
     assert set(written) == {"text", "picture"}
     written.clear()
-    name, entry = next(iter(weights().items()))
-    monkeypatch.setattr(update_docs, "weights", lambda: {**weights(), name: {**entry, "family": "unheard of"}})
-    with pytest.raises(zoo.ZooError, match="papers lacks the family unheard of"):
+
+    def refuse():
+        raise zoo.ZooError("papers lacks a family")
+
+    monkeypatch.setitem(update_docs.TABLES, "chosen", refuse)
+    with pytest.raises(zoo.ZooError, match="papers lacks a family"):
         update_docs.main()
     assert not written
-
-
-def test_nobody_is_sent_to_twins_that_are_not_there():
-    entry = {"remark": "Too small.", "paper_result": None, "twins": ["a.b", "c.d"]}
-    assert results_page._why(entry, {}) == "Too small."
-    assert results_page._why(entry, {"a.b": {}}) == "Too small; compare with the twin."
-    assert results_page._why(entry, {"a.b": {}, "c.d": {}}) == "Too small; compare with the twins."
-    assert "twins." not in next(
-        line for line in results_page.results_page(weights()).splitlines() if "sparse_wrn_16_2.zoo_dsr" in line
-    )

@@ -154,7 +154,7 @@ def test_a_map_that_was_dirty_before_is_seen_after(remembered, tmp_path):
     """Without the flush before hashing the page stays writable, and no time moves when it is written again."""
     path, cache = remembered
     if not keeps_times_for_maps(tmp_path / "probe"):
-        pytest.skip("this file system keeps no times for memory maps (docs/fetching.md says so)")
+        pytest.skip("this file system keeps no times for memory maps (docs/hub.md says so)")
     with open(path, "r+b") as file, mmap.mmap(file.fileno(), 0) as mapped:
         mapped[:] = GOOD
         assert known_sha256(path, cache) == SHA256

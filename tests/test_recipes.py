@@ -208,7 +208,7 @@ def test_recipes_ship_with_the_weights_they_made():
 def test_every_recipe_stands_in_the_docs():
     text = (ROOT / "docs" / "recipes.md").read_text()
     listed = re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)
-    assert listed == recipe_names(), "run: python scripts/recipes_table.py"
+    assert listed == recipe_names(), "run: python scripts/update_docs.py"
 
 
 def test_recipes_are_listed_and_shown(capsys):

@@ -96,7 +96,8 @@ class UnrolledBlock(nn.Module):
 def _in_halves(dw: nn.Conv2d, pw: nn.Conv2d, x: Tensor) -> Tensor:
     """``pw(dw(repeat_channels(x, 2)))`` without a repetition: the first and second outputs of all channels apart.
 
-    Other engines run depthwise convolutions of plain maps best; PyTorch, that of the repeated one (docs/speed.md).
+    Other engines run depthwise convolutions of plain maps best; PyTorch, that of the repeated one: see
+    docs/families/lrunet.md.
     """
     parts = []
     for half in (slice(0, None, 2), slice(1, None, 2)):

@@ -33,7 +33,7 @@ def choose(words: Iterable[str]) -> list[str]:
             if any(release["architecture"] == word.split(".", 1)[0] for release in manifest()["releases"]):
                 raise WeightError(
                     f"{word}: its authors' release has no licence, so nobody but they may pass it on. Each user "
-                    "downloads it from them and converts it with zoo import; see docs/weights.md."
+                    "downloads it from them and converts it with zoo import; see docs/imagenet.md."
                 ) from None
             raise
     return sorted(set(chosen))
