@@ -149,7 +149,7 @@ def test_pages_that_code_and_readme_name_exist():
     code = [path for folder in ("zoo", "scripts", "tests", "benchmarks", "examples", "eval", "hub", "checkpoints")
             for path in (ROOT / folder).rglob("*") if path.suffix in (".py", ".yaml", ".md", ".sh")]  # fmt: skip
     for path in [*code, *ROOT.glob("*.md"), *ROOT.glob("*.yml"), ROOT / "hubconf.py"]:
-        for name in re.findall(r"\bdocs/[\w/]+\.(?:md|png)", path.read_text(encoding="utf-8")):
+        for name in re.findall(r"\bdocs/[a-z_0-9/]+\.(?:md|png)", path.read_text(encoding="utf-8")):
             assert (ROOT / name).is_file(), f"{path} names {name}"
 
 
