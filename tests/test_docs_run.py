@@ -142,6 +142,7 @@ def test_the_site_is_whole_and_asks_no_other_machine(tmp_path):
     assert not re.findall(r"(?:url\(|@import )[\"']?(?:https?:)?//", styles)
     assert "symmetrize" in (tmp_path / "site" / "search" / "search_index.json").read_text()
     shown = html[Path("api.html")]
+    assert not re.search(r":(class|func|data|meth|mod):", shown), "a role of Sphinx's"
     assert all(f"zoo.{name}" in shown for name in zoo.__all__ if callable(getattr(zoo, name)))
 
 
