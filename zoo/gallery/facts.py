@@ -106,9 +106,10 @@ def _latency(benchmark: dict[str, Any] | None) -> dict[str, dict[str, list[float
 
 
 def _corruptions(entry: dict[str, Any], rows: list[dict[str, str]]) -> dict[str, Any] | None:
-    """Accuracy on corrupted images of the weight or its collapsed form: of each corruption, and the mean of them."""
-    forms = {entry["sha256"], (entry.get("collapsed") or {}).get("sha256")}
-    own = [row for row in rows if row["sha256"] in forms and row["dataset"] == entry["dataset"]]
+    """Accuracy on corrupted images of the weight, or else of its collapsed form: of each corruption, and the mean of them."""
+    rows = [row for row in rows if row["dataset"] == entry["dataset"]]
+    own = [row for row in rows if row["sha256"] == entry["sha256"]]
+    own = own or [row for row in rows if row["sha256"] == (entry.get("collapsed") or {}).get("sha256")]
     corrupted = [(json.loads(row["corruption"]), row) for row in own if row["corruption"] not in ("", "{}")]
     if not corrupted:
         return None
@@ -147,4 +148,4 @@ def _source(source: dict[str, Any]) -> dict[str, Any]:
         return {"kind": "hub", "title": f"Hub, {source['repo']}", "url": page}
     if source["kind"] == "release":
         return {"kind": "release", "title": "the authors' release", "url": _address(source["url"])}
-    return {"kind": "staged", "title": "in the package" if source.get("embedded") else "in the repository", "url": None}
+    return {"kind": "staged", "title": "in the package" if source.get("embedded") else "staged", "url": None}
