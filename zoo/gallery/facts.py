@@ -106,7 +106,7 @@ def _latency(benchmark: dict[str, Any] | None) -> dict[str, dict[str, list[float
 
 
 def _corruptions(entry: dict[str, Any], rows: list[dict[str, str]]) -> dict[str, Any] | None:
-    """Accuracy on corrupted images of the weight, or else of its collapsed form: of each corruption, and the mean of them."""
+    """Accuracy on corrupted images of the weight, or else of its collapsed form: of each corruption, and their mean."""
     rows = [row for row in rows if row["dataset"] == entry["dataset"]]
     own = [row for row in rows if row["sha256"] == entry["sha256"]]
     own = own or [row for row in rows if row["sha256"] == (entry.get("collapsed") or {}).get("sha256")]
