@@ -9,13 +9,18 @@ from filelock import FileLock
 from PIL import Image
 
 import zoo
+from conftest import ROOT
 from gallery_browser import Visit, launched, served
 from zoo.data.images import evaluation_transform, load_image
+from zoo.evaluation.compare import compare
 from zoo.evaluation.predict import label_names
+from zoo.evaluation.predictions import read_predictions
+from zoo.weights.manifest import weights
 
 pytest.importorskip("jinja2")
-FMNIST, C10, PLAIN = "lrunet1_100.zoo_fmnist", "swrn_28_1_2.zoo_c10", "wrn_28_1.zoo_c10"
-SITE = (FMNIST, C10, PLAIN, "lrunet10_100.zoo_fmnist", "sparse_wrn_28_2.zoo_dsr_s90_c10", "symm_wrn_16_1.zoo_c10")
+FMNIST, C10, PLAIN = "lrunet1_100.zoo_fmnist", "symm_wrn_16_1.zoo_c10", "wrn_16_1.zoo_c10"
+SITE = (FMNIST, C10, PLAIN, "sparse_wrn_28_2.zoo_dsr_s90_c10", "lrunet10_100.zoo_fmnist")
+SPARSE = SITE[3]
 
 
 @pytest.fixture(scope="module")
@@ -37,14 +42,18 @@ def browser():
         yield found
 
 
-@pytest.fixture(scope="module", params=["disk", "sub-path"])
+@pytest.fixture(scope="module")
 def start(request, site):
     """The site's address: a folder on the disk, or below a path of a server."""
-    if request.param == "disk":
+    if getattr(request, "param", "disk") == "disk":
         yield f"{site.as_uri()}/"
     else:
         with served(site, "/lab/zoo") as address:
             yield address
+
+
+from_both = pytest.mark.parametrize("start", ["disk", "sub-path"], indirect=True, scope="module")
+"""For what a browser treats otherwise on the disk than from a server: scripts, WebAssembly, what it remembers."""
 
 
 @pytest.fixture
@@ -102,10 +111,11 @@ def browser_says(page, name):
     )
 
 
+@from_both
 def test_a_browser_predicts_what_python_does(visit, networks, tmp_path):
     page = visit.open("try.html")
     files = pictures(tmp_path)
-    for path in files[:: 1 if visit.start.startswith("file") else 3]:
+    for path in files[:: 1 if visit.start.startswith("file") else 4]:
         page.evaluate("delete document.body.dataset.tried")
         page.set_input_files("#try-file", path)
         page.locator("body[data-tried=done]").wait_for()
@@ -123,3 +133,171 @@ def test_a_browser_predicts_what_python_does(visit, networks, tmp_path):
             assert found["difference"] == pytest.approx(gaps.max())
             assert len(found["times"]) == 2
             assert min(found["times"]) > 0
+
+
+def rows(page):
+    return page.locator("#weights tbody tr:visible").evaluate_all("rows => rows.map(row => row.dataset.name)")
+
+
+@from_both
+def test_the_table_sorts_filters_and_searches_and_the_plot_follows(visit):
+    page, entries = visit.open("index.html"), weights()
+    by_top1 = sorted(SITE, key=lambda name: -entries[name]["results"][0]["top1"])
+    assert rows(page) == by_top1
+    for order in ("descending", "ascending"):
+        page.locator("#weights thead th", has_text="not zero").click()
+        page.locator(f"#weights th[aria-sort={order}]", has_text="not zero").wait_for()
+        expected = sorted(SITE, key=lambda name: entries[name]["params"]["nonzero"], reverse=order == "descending")
+        assert rows(page) == expected
+
+    page.select_option("#f-dataset", "cifar10")
+    cifar = [name for name in SITE if entries[name]["dataset"] == "cifar10"]
+    assert sorted(rows(page)) == sorted(cifar)
+    assert page.inner_text("#f-count") == f"{len(cifar)} of {len(SITE)} weights"
+    page.fill("#f-params", "170k")
+    few = [name for name in cifar if entries[name]["params"]["nonzero"] <= 170_000]
+    assert sorted(rows(page)) == sorted(few) and 0 < len(few) < len(cifar)
+    page.fill("#f-q", "symm")
+    assert rows(page) == [C10]
+    page.click("#f-reset")
+    page.locator("#f-count", has_text=f"{len(SITE)} of").wait_for()
+
+    for x in ("top1", "nonzero", "inference"):
+        page.select_option("#x", x)
+        drawn = page.evaluate(
+            """() => Object.fromEntries(document.getElementById("pareto").data.filter(t => t.mode === "markers")
+                .flatMap(t => t.customdata.map((name, i) => [name, t.x[i]])).filter(pair => pair[0]))"""
+        )
+        figures = {n: e["params"] | {"top1": e["results"][0]["top1"]} for n, e in entries.items() if n in SITE}
+        assert drawn == {name: found[x] for name, found in figures.items()}
+        title = page.locator(f"#x option[value={x}]").inner_text()
+        assert page.locator("#pareto .xtitle").text_content() == title
+    assert f"x={x}" in page.url
+    hollow = "() => document.getElementById('pareto').data.some(t => /other zoos/.test(t.name))"
+    assert page.evaluate(hollow)
+    page.uncheck("#published")
+    assert not page.evaluate(hollow)
+
+
+def test_the_search_box_leads_to_a_weight_by_keyboard(visit):
+    page = visit.open("index.html")
+    page.keyboard.press("/")
+    page.keyboard.type("symm_wrn_16_1 zoo_c10")
+    page.locator("#found [role=option]", has_text=C10).wait_for()
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Enter")
+    page.wait_for_url(f"**/weights/{C10}.html")
+    assert page.locator("h1").inner_text() == C10
+
+
+def test_snippets_are_copied_as_they_stand(visit):
+    visit.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page = visit.open(f"weights/{FMNIST}.html")
+    buttons = page.locator("#use ~ * [data-copy], section:has(#use) [data-copy]")
+    assert buttons.count() >= 4
+    copied = []
+    for button in buttons.all():
+        button.click()
+        page.locator("#said", has_text="Copied").wait_for()
+        copied.append(page.evaluate("navigator.clipboard.readText()"))
+        shown = page.locator(f"#{button.get_attribute('data-copy')}")
+        assert copied[-1] == shown.text_content()
+        page.evaluate("document.getElementById('said').textContent = ''")
+    everything = "\n".join(copied)
+    for words in (f'timm.create_model("{FMNIST}", pretrained=True)', "torch.hub.load(", f"zoo predict {FMNIST}"):
+        assert words in everything
+
+
+@from_both
+def test_a_comparison_is_that_of_zoo_compare(visit):
+    page = visit.open(f"compare.html#w={PLAIN},{C10},{SPARSE}")
+    first, *others = (read_predictions(ROOT / "hub" / name / "predictions.npz") for name in (PLAIN, C10, SPARSE))
+    page.locator("#c-table tbody tr").nth(1).wait_for()
+    for expected in (compare(first, other) for other in others):
+        found = page.locator("#c-table tbody tr", has_text=expected.second)
+        cells = [cell.replace(",", "") for cell in found.locator("td").all_inner_texts()]
+        figures = [expected.both, expected.only_first, expected.only_second, expected.neither]
+        assert cells[3:7] == [str(figure) for figure in figures]
+        top1 = 100 * (expected.both + expected.only_second) / expected.n
+        assert (float(cells[0]), float(cells[1])) == (pytest.approx(top1), expected.difference)
+        assert cells[2] == "{:+.2f} to {:+.2f}".format(*expected.interval)
+    page.select_option("#c-which", f"only:{C10}")
+    shown = (~first.right & others[0].right & ~others[1].right).sum()
+    assert page.inner_text("#c-count").endswith(f"of {shown} images shown")
+
+
+@from_both
+def test_a_theme_is_chosen_and_remembered(visit):
+    page = visit.open("index.html")
+    theme = "() => [document.documentElement.dataset.theme, getComputedStyle(document.body).backgroundColor]"
+    before = page.evaluate(theme)
+    page.click("#theme")
+    page.wait_for_function(f"before => ({theme})()[1] !== before", arg=before[1])
+    after = page.evaluate(theme)
+    assert (before[0], after[0]) == ("light", "dark")
+    assert page.locator("#theme").get_attribute("aria-pressed") == "true"
+    visit.open("families/index.html")
+    assert page.evaluate(theme) == after
+
+
+def test_the_keyboard_reaches_everything(visit):
+    page = visit.open("try.html")
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.className") == "skip"
+    page.keyboard.press("Enter")
+    reached = []
+    for _ in range(12):
+        page.keyboard.press("Tab")
+        reached.append(page.evaluate("document.activeElement.id || document.activeElement.firstChild?.alt || ''"))
+        if reached[-1] == "ship":
+            break
+    assert {"try-file", "try-inverted", "try-pen", "try-clear", "ship"} <= {*reached}
+    page.keyboard.press("Enter")
+    page.locator("body[data-tried=done]").wait_for()
+    assert "ship" in page.locator(f"[data-network='{C10}'] [data-guess]").inner_text()
+
+
+@pytest.mark.parametrize("family", ["lrunet", "sharing", "sparse", "symmetry"])
+def test_a_familys_picture_moves_when_asked(visit, family):
+    page = visit.open(f"families/{family}.html")
+    figure = page.locator("#moving")
+    page.locator("#moving[data-step='0'] .main-svg").first.wait_for()
+    z = "() => { const t = document.getElementById('moving').data.at(-1); return JSON.stringify(t.z || t.x); }"
+    first, words = page.evaluate(z), page.inner_text("#moving-step")
+    page.click("[data-step=on]")
+    page.locator("#moving[data-step='1']").wait_for()
+    assert page.evaluate(z) != first and page.inner_text("#moving-step") != words
+    page.focus("#moving-range")
+    page.keyboard.press("Home")
+    page.locator("#moving[data-step='0']").wait_for()
+    assert (page.evaluate(z), page.inner_text("#moving-step")) == (first, words)
+    assert figure.get_attribute("role") == "img" and len(page.inner_text("figcaption")) > 100
+
+
+KINDS = (
+    "index.html",
+    "compare.html",
+    "families/index.html",
+    "families/sharing.html",
+    "try.html",
+    f"weights/{C10}.html",
+)
+
+
+@pytest.mark.parametrize("path", KINDS)
+def test_pages_are_accessible_and_fit_a_phone(browser, site, path):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    context = browser.new_context(reduced_motion="reduce", viewport={"width": 375, "height": 800})
+    visit = Visit(context, f"{site.as_uri()}/")
+    page = visit.open(path)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 375
+    for theme, rules in (("light", None), ("dark", ["color-contrast", "link-in-text-block"])):
+        assert page.evaluate("document.documentElement.dataset.theme") == theme
+        # preloading would ask for the style sheet, which a page on the disk may not
+        options = {"preload": False} | ({"runOnly": {"type": "rule", "values": rules}} if rules else {})
+        found = axe.run(page, options=options).response["violations"]
+        wrong = [(v["id"], v["nodes"][0]["html"]) for v in found if v["impact"] in ("serious", "critical")]
+        assert wrong == [], theme
+        page.click("#theme")
+    context.close()
+    assert visit.complaints == []

@@ -67,7 +67,7 @@ def _branches(model: "nn.Module", weight: str) -> dict[str, Any]:
     gap = (total - kernel).abs().max().item()
     frames.append(_frame("zoo.reparameterize keeps this one kernel", _tiles(kernel), _tiles(total)))
     return {
-        "figure": _heatmaps(("a branch, batch norm folded", "the sum so far"), frames, limit),
+        "figure": _heatmaps(("a branch", "the sum so far"), frames, limit),
         "title": "Five branches become one kernel",
         "caption": (
             f"{name} of {weight}, kernels from {_SHOWN} input channels (across) to {_SHOWN} output channels (down), "
@@ -94,7 +94,7 @@ def _templates(model: "nn.Module", weight: str) -> dict[str, Any]:
     # each panel by its own largest entry: what mixes is the pattern, and coefficients carry the size
     limits = [_limit(templates[0]), _limit(templates[1]), _limit(*kernels)]
     return {
-        "figure": _heatmaps(("first template", "second template", "the layer's kernel"), frames, limits),
+        "figure": _heatmaps(("first template", "second template", "a layer's kernel"), frames, limits),
         "title": "Templates mixed into kernels",
         "caption": (
             f"The bank {group.name} of {weight} has {group.bank.num_templates} templates (left and middle, the same in "
@@ -158,7 +158,13 @@ def _moving(model: "nn.Module", weight: str) -> dict[str, Any]:
     bars = {"type": "bar", "orientation": "h", "y": layers, "hovertemplate": "%{y}: %{x:.1f} %<extra></extra>"}
     layout = {
         "xaxis": {"title": {"text": "% of the layer's weights that are on"}, "range": [0, 105 * max(tops.values())]},
-        "yaxis": {"autorange": "reversed", "automargin": True, "tickfont": {"size": 10}, "type": "category"},
+        "yaxis": {
+            "autorange": "reversed",
+            "automargin": True,
+            "tickfont": {"size": 10},
+            "type": "category",
+            "showgrid": False,
+        },
         "margin": {"l": 10, "r": 10, "t": 10, "b": 45},
         "height": 120 + 18 * len(layers),
     }
@@ -189,7 +195,7 @@ def _again(model: "nn.Module", weight: str) -> dict[str, Any]:
     words = ["before the first run", *(f"after run {k} of {runs}, with the same kernels" for k in range(1, runs + 1))]
     frames = [_frame(w, _tiles(kernels), _tiles(m)) for w, m in zip(words, shown, strict=True)]
     return {
-        "figure": _heatmaps(("the block's kernels", "16 of its channels"), frames, [_limit(kernels), _limit(*shown)]),
+        "figure": _heatmaps(("the same kernels", "16 channels"), frames, [_limit(kernels), _limit(*shown)]),
         "title": "A block run again",
         "caption": (
             f"An ankle boot of Fashion-MNIST's test set goes through the first stage of {weight}. Its one block is run "
@@ -270,6 +276,7 @@ def _heatmaps(titles: tuple[str, ...], frames: Frames, limits: float | list[floa
         layout["annotations"].append(
             {
                 "text": title,
+                "font": {"size": 11},
                 "showarrow": False,
                 "xref": "paper",
                 "yref": "paper",

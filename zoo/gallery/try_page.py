@@ -19,8 +19,8 @@ from ..weights.paths import PACKAGE
 from .at_hand import check_here, load_here
 from .drawings import DRAWINGS
 
-NETWORKS = ("lrunet1_100.zoo_fmnist", "swrn_28_1_2.zoo_c10")
-"""The weights that are tried; both small, and each form of the second is a different amount of work."""
+NETWORKS = ("lrunet1_100.zoo_fmnist", "symm_wrn_16_1.zoo_c10")
+"""The weights that are tried: small ones, whose forms are different work."""
 
 ENGINE = Path(__file__).parent / "onnxruntime_web"
 """ONNX Runtime Web, as ``scripts/vendor_gallery.py`` fetched it; a checkout has it, an installed package does not."""
@@ -104,10 +104,10 @@ def _network(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
 @functools.cache
 def _files(name: str, sha256: str) -> dict[str, bytes]:
     """The ONNX files of a weight by form; kept, as several sites may be built by one process."""
-    from .onnx_forms import collapsed_form, trained_form
+    from .onnx_forms import onnx_form
 
     model = load_here(name)
-    return dict(zip(FORMS, (trained_form(model, name), collapsed_form(model, name)), strict=True))
+    return {form: onnx_form(model, name, collapsed=form == "collapsed") for form in FORMS}
 
 
 def _script(folder: Path, name: str, files: dict[str, bytes]) -> str:

@@ -25,7 +25,8 @@ from .file_facts import file_facts
 from .record import EquivalenceRecord, equivalence_record, random_images
 
 _CONSTANT, _SHAPES = 2**20, 16  # values of what is computed beforehand: of any kernel, and of shapes only
-_TOLERANCE = 1e-3  # of the largest score: float32 sums in another order, over up to 150 layers
+TOLERANCE = 1e-3
+"""By how much of the largest score a file may differ: float32 sums in another order, over up to 150 layers."""
 
 
 @full_precision()
@@ -40,7 +41,7 @@ def export(
     sha256: str = "",
     wrap: Callable[[nn.Module], nn.Module] = lambda plain: plain,
     rewrite: Callable[[torch.export.ExportedProgram], None] = lambda program: None,
-    tolerance: float = _TOLERANCE,
+    tolerance: float = TOLERANCE,
     **options: str,
 ) -> EquivalenceRecord:
     """Collapse a network, write it, read the file back and compare its outputs with the original's.
