@@ -5,7 +5,7 @@
 
 ``lowest`` installs the sdist, ``newest`` the wheel. The command is tried in an empty folder with nothing but the
 package and its dependencies; for the tests, which belong to the checkout, the extras are added. About 7 GB in a
-temporary folder (``TMPDIR``), which is removed at the end.
+temporary folder (``TMPDIR``), which is removed at the end, or in ``--folder``.
 """
 
 import argparse
@@ -55,9 +55,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("end", choices=("lowest", "newest"))
     parser.add_argument("tests", nargs="*", help="for pytest; by default the whole suite, one process per core")
+    parser.add_argument("--folder", metavar="DIR", help="make the environment here, and leave it for the next time")
     options, more = parser.parse_known_args()
     with tempfile.TemporaryDirectory(prefix="repara-zoo-") as temporary:
-        folder = Path(temporary)
+        folder = Path(options.folder or temporary).resolve()
         run(sys.executable, "-m", "venv", folder / "venv")
         programs = folder / "venv" / ("Scripts" if os.name == "nt" else "bin")
         python = programs / "python"
@@ -65,16 +66,16 @@ def main() -> None:
         install = [python, "-m", "pip", "install", "--quiet", "--constraint", folder / "constraints.txt"]
         run(*install, "hatchling")
         target = "sdist" if options.end == "lowest" else "wheel"
-        run(python, "-m", "hatchling", "build", "-t", target, "-d", folder / "dist")
+        run(python, "-m", "hatchling", "build", "-t", target, "-d", Path(temporary, "dist"))
         run(python, "-m", "pip", "uninstall", "--quiet", "--yes", "hatchling")
-        (built,) = (folder / "dist").iterdir()
+        (built,) = Path(temporary, "dist").iterdir()
         run(*install, built)
         run(python, "-m", "pip", "list", "--format", "freeze")
-        empty = folder / "empty"
+        empty = Path(temporary, "empty")
         empty.mkdir()
         run(python, "-c", IMAGE, folder=empty)
         for words in COMMANDS:
-            run(programs / "zoo", *words, folder=empty, ZOO_CACHE=str(folder / "cache"), HF_HUB_OFFLINE="1")
+            run(programs / "zoo", *words, folder=empty, ZOO_CACHE=str(empty / "cache"), HF_HUB_OFFLINE="1")
         run(*install, f"{built}[all,test]")
         tests = [*options.tests, *more] or ["-n", "auto", "--dist", "worksteal"]
         run(python, "-m", "pytest", "-q", *tests, OMP_NUM_THREADS=os.environ.get("OMP_NUM_THREADS", "1"))

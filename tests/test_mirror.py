@@ -226,7 +226,7 @@ def api(several, tmp_path_factory):
     (site / "weights" / f"{NAME}.html").write_text("figures")
     (site / "data.bin").write_bytes(bytes(3))
     (site / "link.txt").symlink_to(several / "mirror.json")
-    with serving(Watched(several, "127.0.0.1", 0, lambda: site)) as server:
+    with serving(Watched(several, "127.0.0.1", 0, lambda: [site])) as server:
         yield HfApi(endpoint=server.url, token=False)
 
 
@@ -395,11 +395,12 @@ def test_without_the_extra_a_plain_list_says_what_to_install(several, monkeypatc
     import zoo.gallery
     from zoo.cli.hub import _write_pages
 
-    def without(*args):
+    def without(*args, **options):
         raise zoo.ZooError("This needs the package jinja2. Install it with: pip install 'repara-zoo[gallery]'")
 
     monkeypatch.setattr(zoo.gallery, "build", without)
-    page = (_write_pages(several.parent / "plain", read_index(several)) / "index.html").read_text()
+    (site,) = _write_pages(several.parent / "pages", read_index(several))
+    page = (site / "index.html").read_text()
     assert all(f'href="/{repo}"' in page for repo in LAB + OTHERS)
     assert "repara-zoo[gallery]" in page
     assert "repara-zoo[gallery]" in capsys.readouterr().err
@@ -410,11 +411,11 @@ def test_who_waits_for_the_pages_is_not_hung_up_on(folder, tmp_path, monkeypatch
     (tmp_path / "index.html").write_text("late")
 
     def slowly():
-        time.sleep(1)
-        return tmp_path
+        time.sleep(0.8)
+        yield tmp_path
 
     with serving(Watched(folder, "127.0.0.1", 0, slowly)) as server:
-        assert requests.get(f"{server.url}/{REPO}/resolve/main/config.json", timeout=0.9).ok
+        assert requests.get(f"{server.url}/{REPO}/resolve/main/config.json", timeout=0.7).ok
         assert requests.get(f"{server.url}/", timeout=10).text == "late"
 
 

@@ -214,7 +214,7 @@ def test_a_weight_that_travels_packed_is_signed_as_it_is_unpacked(tmp_path, keys
     assert check_folder(folder, keys[1])[1] == []
 
 
-def test_published_mirrored_and_fetched_file_by_file(tmp_path, keys, own_cache, monkeypatch, capsys):
+def test_published_mirrored_and_fetched_file_by_file(tmp_path, keys, own_cache, monkeypatch, capsys, caplog):
     """A signature goes to the Hub once, and comes back with single files, packed ones too, from a mirror as well."""
     import copy
 
@@ -227,6 +227,12 @@ def test_published_mirrored_and_fetched_file_by_file(tmp_path, keys, own_cache, 
         for again in (False, True):
             (done,) = publish(prepare([SPARSE], "org", key=keys[0]), connect(hub.url), changed)
             assert done.changed is not again
+        there = hub.repositories[f"org/{SPARSE}"]
+        unsigned = prepare([SPARSE], "org")
+        assert not publish(unsigned, connect(hub.url), changed)[0].changed and "renew" not in caplog.text
+        there.commit({**there.commits[there.main], "README.md": b"an older one"})
+        publish(unsigned, connect(hub.url), changed)
+        assert "Publish with --sign KEY to renew it" in caplog.text
         content = copy.deepcopy(manifest()) | {"weights": json.loads(changed.read_text())["weights"]}
         monkeypatch.setattr("zoo.weights.manifest.manifest", lambda: content)
         monkeypatch.setenv("ZOO_HUB", str(tmp_path))  # nothing is staged here
@@ -240,7 +246,8 @@ def test_published_mirrored_and_fetched_file_by_file(tmp_path, keys, own_cache, 
         assert main(["fetch", SPARSE, "--public-key", str(write_keys(tmp_path, "other")[1])]) == 1
         assert "not made with the private key" in capsys.readouterr().err
         write_mirror([SPARSE], tmp_path / "m")
-    assert "model.sig" in read_index(tmp_path / "m")[f"org/{SPARSE}"]["commits"][done.revision]
+    (commit,) = read_index(tmp_path / "m")[f"org/{SPARSE}"]["commits"].values()
+    assert "model.sig" in commit
     assert check_folder(tmp_path / "m" / "org" / SPARSE / "resolve" / "main", keys[1])[1] == []
 
 

@@ -95,7 +95,7 @@ def test_what_the_wheel_says_of_itself(wheel):
     assert found["Keywords"] and found.get_all("Classifier")
     assert {"train", "export", "gallery", "sign", "all", "test"} <= {*found.get_all("Provides-Extra")}
     wanted = [word.split("; extra == ") for word in found.get_all("Requires-Dist") if "extra ==" in word]
-    others = {word for word, extra in wanted if extra.strip("'\"") not in ("all", "test", "docs")}
+    others = {word for word, extra in wanted if extra.strip("'\"") not in ("all", "test")}
     assert others == {word for word, extra in wanted if extra.strip("'\"") == "all"}
     assert "zoo/py.typed" in names
     assert not [name for name in names if not re.match(r"zoo/|zoo_command\.py|repara_zoo-", name)]

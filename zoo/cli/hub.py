@@ -5,6 +5,7 @@ import functools
 import json
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -94,29 +95,38 @@ def _mirror(options: argparse.Namespace) -> None:
         print(f"{options.folder}: serve it with zoo mirror {options.folder} --serve")
         return
     with tempfile.TemporaryDirectory(prefix="repara-zoo-", ignore_cleanup_errors=True) as folder:
-        pages = functools.partial(_write_pages, Path(folder) / "site", read_index(Path(options.folder)))
+        pages = functools.partial(_write_pages, Path(folder), read_index(Path(options.folder)))
         with MirrorServer(options.folder, options.host, options.port, pages) as server:
             print(f"HF_ENDPOINT={server.url}  (stop with Ctrl-C)", flush=True)
             server.serve_forever()
 
 
-def _write_pages(folder: Path, repositories: dict[str, Any]) -> Path:
-    """Write the pages of a mirror: the gallery of its weights, or a plain list, and the bill of materials."""
+def _write_pages(folder: Path, repositories: dict[str, Any]) -> Iterator[Path]:
+    """Write the pages of a mirror: the gallery of its weights, or a plain list, and the bill of materials.
+
+    The gallery comes at once without the page on which networks run, and whole when their files are made.
+    """
     from ..gallery import build
+    from ..gallery.try_page import NETWORKS
     from ..publishing.mirror_pages import front_page, mirrored_weights
     from ..weights.bom import bill_of_materials
 
     names, hint = mirrored_weights(repositories), "None of these is a weight that the manifest knows."
+    bill = json.dumps(bill_of_materials(names), indent=2).encode()
+    parts, shown = (["first", "whole"] if {*NETWORKS} & {*names} else ["first"] if names else []), False
     try:
-        if names:
-            build(folder, names)
+        for part in parts:
+            build(folder / part, names, try_it=part == "whole")
+            write_atomically(bill, folder / part / "weights.cdx.json")
+            yield folder / part
+            shown = True
     except ZooError as error:
         hint = str(error)
-        print(f"zoo: / lists the repositories only: {hint}", file=sys.stderr)
-    if not folder.exists():
-        write_atomically(front_page(repositories, hint).encode(), folder / "index.html")
-    write_atomically(json.dumps(bill_of_materials(names), indent=2).encode(), folder / "weights.cdx.json")
-    return folder
+        print(f"zoo: the gallery is not whole: {hint}", file=sys.stderr)
+    if not shown:
+        write_atomically(front_page(repositories, hint).encode(), folder / "plain" / "index.html")
+        write_atomically(bill, folder / "plain" / "weights.cdx.json")
+        yield folder / "plain"
 
 
 def _publish(options: argparse.Namespace) -> None:

@@ -23,6 +23,7 @@ def build(
     *,
     data: Mapping[str, str | Path] | None = None,
     progress: bool = False,
+    try_it: bool = True,
 ) -> dict[str, Any]:
     """Build the site. Its folder appears when everything in it is there; one that was built before is replaced.
 
@@ -33,6 +34,7 @@ def build(
         patterns: ``arch.tag``, architectures (their first weight), or shell patterns over ``arch.tag``; none for all.
         data: Folders of data sets by name, for pictures of their test images and all true classes.
         progress: Show a bar on standard error.
+        try_it: Also make the page on which networks run, which takes most of the time.
 
     Returns:
         What ``gallery.json`` in it holds: ``producer``, ``version``, the names of its ``weights``, and ``files``, all
@@ -53,7 +55,7 @@ def build(
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         part.mkdir()
-        write_pages(part, names, dict(data or {}), progress)
+        write_pages(part, names, dict(data or {}), progress, try_it)
         facts = {"producer": _PRODUCER, "version": __version__, "weights": names}
         facts["files"] = sorted(str(path.relative_to(part).as_posix()) for path in part.rglob("*") if path.is_file())
         (part / FACTS).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")

@@ -24,7 +24,7 @@ SHOWN = 24
 """Wrong images that stand in a weight's page; its script brings the others."""
 
 
-def write_pages(folder: Path, names: list[str], data: Mapping[str, str | Path], progress: bool) -> None:
+def write_pages(folder: Path, names: list[str], data: Mapping[str, str | Path], progress: bool, try_it: bool) -> None:
     """Write all pages.
 
     Args:
@@ -32,6 +32,7 @@ def write_pages(folder: Path, names: list[str], data: Mapping[str, str | Path], 
         names: Of the weights, ``arch.tag``.
         data: Folders of data sets by name.
         progress: Show a bar on standard error.
+        try_it: Make the page on which networks run.
 
     Raises:
         ZooError: As :func:`zoo.gallery.build`.
@@ -43,7 +44,7 @@ def write_pages(folder: Path, names: list[str], data: Mapping[str, str | Path], 
     sets, families = image_sets(kept, data), _families(records)
     count = 1 + len(families) + len(sets) + len(records)
     with tqdm(total=count, desc="gallery", delay=1, disable=None if progress else True, file=sys.stderr) as bar:
-        attempt = try_page(folder, records)
+        attempt = try_page(folder, records) if try_it else None
         titles = {found["name"]: found["text"]["title"] for found in families}
         site = Site(folder, families=families, titles=titles, has_try=attempt is not None)
         site.copy_static()

@@ -122,7 +122,7 @@ def _add(
         name, entry, files = belongings(word, cache_dir)
         repo, commit = f"{namespace}/{name}", None
         if key:
-            files[SIGNATURE] = sign(name, files, key)
+            files = dict(sorted({**files, SIGNATURE: sign(name, files, key)}.items()))
     listed = {file: size_and_sha256(content) for file, content in files.items()}
     for file, form in _forms(entry).items():
         own = entry.get("own") and file != MODEL

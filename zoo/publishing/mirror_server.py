@@ -5,7 +5,7 @@ import math
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -31,8 +31,8 @@ class MirrorServer(ThreadingHTTPServer):
         folder: The mirror.
         host: Address to listen on; ``0.0.0.0`` for everyone in the network.
         port: 0 for any free one.
-        pages: Makes the folder whose ``index.html`` is shown at ``/``; it is called once, when serving begins, and who
-            asks for a page meanwhile waits. Without it there is nothing at ``/``.
+        pages: Makes the folder whose ``index.html`` is shown at ``/``, when serving begins; whoever asks for a page
+            meanwhile waits. If it makes several, each takes the place of the one before. Without it there is nothing.
 
     Raises:
         HashMismatchError: If a file of the mirror is not what its list says.
@@ -44,7 +44,11 @@ class MirrorServer(ThreadingHTTPServer):
     request_queue_size = 256
 
     def __init__(
-        self, folder: str | Path, host: str = "127.0.0.1", port: int = 8000, pages: Callable[[], Path] | None = None
+        self,
+        folder: str | Path,
+        host: str = "127.0.0.1",
+        port: int = 8000,
+        pages: Callable[[], Iterable[Path]] | None = None,
     ):
         self.folder = Path(folder)
         self.repositories = read_index(self.folder)
@@ -53,7 +57,9 @@ class MirrorServer(ThreadingHTTPServer):
                 for file in files:
                     self.opened(repo, commit, file).close()
         self.cards = {repo: self._card(repo, found["main"]) for repo, found in self.repositories.items()}
-        self._make_pages, self._pages, self._making = pages, {}, threading.Lock()
+        self._folders: Callable[[], Iterable[Path]] = pages or tuple
+        self._pages: dict[str, Path] = {}
+        self._pages_made = threading.Event()
         self.most = min(_MOST, _descriptors() // 3)
         self.connections: dict[socket.socket, float] = {}  # when each last got ahead
         self.changed = threading.Condition()
@@ -91,10 +97,19 @@ class MirrorServer(ThreadingHTTPServer):
 
     def serve_forever(self, poll_interval: float = 0.5) -> None:
         """Serve until :meth:`shutdown`; the pages are made meanwhile."""
-        threading.Thread(target=self.pages, daemon=True).start()
+        threading.Thread(target=self._make_pages, daemon=True).start()
         super().serve_forever(poll_interval)
 
-    def pages(self, connection: socket.socket | None = None) -> dict[str, Path]:
+    def _make_pages(self) -> None:
+        try:
+            for folder in self._folders():
+                files = [path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
+                self._pages = {path.relative_to(folder).as_posix(): path for path in files}
+                self._pages_made.set()
+        finally:  # whatever happens, nobody waits for ever
+            self._pages_made.set()
+
+    def pages(self, connection: socket.socket) -> dict[str, Path]:
         """The pages and what belongs to them by address, once they are made.
 
         Args:
@@ -103,13 +118,8 @@ class MirrorServer(ThreadingHTTPServer):
         with self.changed:
             if connection in self.connections:
                 self.connections[connection] = math.inf
-        with self._making:
-            if self._make_pages:
-                folder, self._make_pages = self._make_pages(), None
-                files = [path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
-                self._pages = {path.relative_to(folder).as_posix(): path for path in files}
-        if connection:
-            self.got_ahead(connection)
+        self._pages_made.wait()
+        self.got_ahead(connection)
         return self._pages
 
     def _card(self, repo: str, commit: str) -> bytes:

@@ -6,6 +6,7 @@ manifest when the Hub itself has answered with the commit and with the right sha
 """
 
 import json
+import logging
 import re
 import tempfile
 from collections.abc import Callable, Iterable
@@ -44,6 +45,8 @@ from .signature import SIGNATURE, sign
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
+
+_LOGGER = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -236,7 +239,8 @@ def _publish(repository: Repository, api: "HfApi") -> Published:
             if _status(error) != 412 or attempt == 4:
                 raise
     # asked anew: only what the Hub itself says about this commit goes into the manifest
-    held = {file.path: file for file in api.get_paths_info(repo, list(repository.files), revision=commit.oid)}
+    asked = list({**repository.files, SIGNATURE: None})
+    held = {file.path: file for file in api.get_paths_info(repo, asked, revision=commit.oid)}
     missing = sorted(repository.files.keys() - held.keys())
     lfs = {file: found.lfs.sha256 for file, found in held.items() if getattr(found, "lfs", None)}
     wrong = [
@@ -249,6 +253,8 @@ def _publish(repository: Repository, api: "HfApi") -> Published:
             f"{repo} at {commit.oid}: the Hub does not hold what was sent "
             f"({', '.join(missing + wrong) or MODEL}). It was not entered in the manifest; run the command again."
         )
+    if commit.oid != before and SIGNATURE in held.keys() - repository.files.keys():
+        _LOGGER.warning(f"{repo}: the {SIGNATURE} there is for the files before. Publish with --sign KEY to renew it.")
     return Published(repository.name, repo, commit.oid, commit.oid != before)
 
 
