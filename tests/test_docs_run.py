@@ -25,7 +25,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 NEEDS = {"network", "data", "GPU", "minutes"}
 LANGUAGES = {"python", "bash", "text", "json", "yaml", "toml", "nginx"}
 MARK = re.compile(r"<!-- (needs|run by): (.*) -->")
-OTHERS = ("bash", "python", "pip", "export", "unzip", "torchrun", "source", "mkdocs")
+OTHERS = ("bash", "python", "pip", "export", "unzip", "torchrun", "source", "mkdocs", "openssl")
 """Words besides ``zoo`` that a line of commands may begin with."""
 
 
