@@ -180,6 +180,21 @@ def test_the_readme_is_a_front_door():
     assert len(weight_tables.worth_choosing(weight_tables.ours())) == 5
 
 
+def test_the_readme_names_the_best_under_a_million_parameters():
+    readme = (ROOT / "README.md").read_text()
+    small = {name: entry for name, entry in weights().items() if entry["dataset"] == "cifar10" and entry["results"]}
+
+    def best(count, origin):
+        fits = [n for n, e in small.items() if e["params"][count] <= 10**6 and e["origin"] in origin]
+        return max(fits, key=lambda name: small[name]["results"][0]["top1"])
+
+    origins = {entry["origin"] for entry in small.values()}
+    for name in (best("nonzero", {"zoo"}), best("stored", origins), best("stored", {"zoo"})):
+        assert f"`{name}`" in readme.partition("Under a million")[2], name
+    packed = small[best("nonzero", {"zoo"})]["packed"]["size"]
+    assert f"of {packed / 1e6:.1f} MB" in readme
+
+
 def test_what_is_worth_choosing_is_decided_by_figures():
     def entry(top1, nonzero, dataset="cifar10"):
         return {"results": [{"top1": top1}], "params": {"nonzero": nonzero}, "dataset": dataset}
