@@ -1,5 +1,6 @@
 """The gallery in a real browser: from the disk and under a sub-path, by mouse and keyboard, in light and dark."""
 
+import html
 import os
 
 import numpy as np
@@ -15,19 +16,19 @@ from zoo.data.images import evaluation_transform, load_image
 from zoo.evaluation.compare import compare
 from zoo.evaluation.predict import label_names
 from zoo.evaluation.predictions import read_predictions
+from zoo.gallery import animations, build
 from zoo.weights.manifest import weights
 
 pytest.importorskip("jinja2")
 FMNIST, C10, PLAIN = "lrunet1_100.zoo_fmnist", "symm_wrn_16_1.zoo_c10", "wrn_16_1.zoo_c10"
-SITE = (FMNIST, C10, PLAIN, "sparse_wrn_28_2.zoo_dsr_s90_c10", "lrunet10_100.zoo_fmnist")
-SPARSE = SITE[3]
+SPARSE = "sparse_wrn_16_1.zoo_dsr_s90_c10"
+SITE = (FMNIST, C10, PLAIN, SPARSE)
+slow = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
     """The folder of a site, built once for all processes of the tests."""
-    from zoo.gallery import build
-
     base = tmp_path_factory.getbasetemp()
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "gallery site"
     with FileLock(folder.with_suffix(".lock")):
@@ -52,8 +53,10 @@ def start(request, site):
             yield address
 
 
-from_both = pytest.mark.parametrize("start", ["disk", "sub-path"], indirect=True, scope="module")
-"""For what a browser treats otherwise on the disk than from a server: scripts, WebAssembly, what it remembers."""
+def from_both(*marks):
+    """For what a browser treats otherwise on the disk than from a server: scripts, WebAssembly, what it remembers."""
+    addresses = ["disk", pytest.param("sub-path", marks=marks)]
+    return pytest.mark.parametrize("start", addresses, indirect=True, scope="module")
 
 
 @pytest.fixture
@@ -111,7 +114,7 @@ def browser_says(page, name):
     )
 
 
-@from_both
+@from_both()
 def test_a_browser_predicts_what_python_does(visit, networks, tmp_path):
     page = visit.open("try.html")
     files = pictures(tmp_path)
@@ -139,7 +142,7 @@ def rows(page):
     return page.locator("#weights tbody tr:visible").evaluate_all("rows => rows.map(row => row.dataset.name)")
 
 
-@from_both
+@from_both(slow)
 def test_the_table_sorts_filters_and_searches_and_the_plot_follows(visit):
     page, entries = visit.open("index.html"), weights()
     by_top1 = sorted(SITE, key=lambda name: -entries[name]["results"][0]["top1"])
@@ -208,7 +211,7 @@ def test_snippets_are_copied_as_they_stand(visit):
         assert words in everything
 
 
-@from_both
+@from_both(slow)
 def test_a_comparison_is_that_of_zoo_compare(visit):
     page = visit.open(f"compare.html#w={PLAIN},{C10},{SPARSE}")
     first, *others = (read_predictions(ROOT / "hub" / name / "predictions.npz") for name in (PLAIN, C10, SPARSE))
@@ -226,7 +229,7 @@ def test_a_comparison_is_that_of_zoo_compare(visit):
     assert page.inner_text("#c-count").endswith(f"of {shown} images shown")
 
 
-@from_both
+@from_both(slow)
 def test_a_theme_is_chosen_and_remembered(visit):
     page = visit.open("index.html")
     theme = "() => [document.documentElement.dataset.theme, getComputedStyle(document.body).backgroundColor]"
@@ -257,7 +260,9 @@ def test_the_keyboard_reaches_everything(visit):
     assert "ship" in page.locator(f"[data-network='{C10}'] [data-guess]").inner_text()
 
 
-@pytest.mark.parametrize("family", ["lrunet", "sharing", "sparse", "symmetry"])
+@pytest.mark.parametrize(
+    "family", ["sharing", *(pytest.param(f, marks=slow) for f in ("lrunet", "sparse", "symmetry"))]
+)
 def test_a_familys_picture_moves_when_asked(visit, family):
     page = visit.open(f"families/{family}.html")
     figure = page.locator("#moving")
@@ -278,26 +283,78 @@ KINDS = (
     "index.html",
     "compare.html",
     "families/index.html",
-    "families/sharing.html",
+    "families/symmetry.html",
     "try.html",
     f"weights/{C10}.html",
 )
 
 
+@pytest.mark.parametrize("theme", ["light", pytest.param("dark", marks=slow)])
 @pytest.mark.parametrize("path", KINDS)
-def test_pages_are_accessible_and_fit_a_phone(browser, site, path):
+def test_pages_are_accessible_and_fit_a_phone(browser, site, path, theme):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
-    context = browser.new_context(reduced_motion="reduce", viewport={"width": 375, "height": 800})
+    size = {"width": 375, "height": 800}
+    context = browser.new_context(reduced_motion="reduce", viewport=size, color_scheme=theme)
     visit = Visit(context, f"{site.as_uri()}/")
     page = visit.open(path)
-    assert page.evaluate("document.documentElement.scrollWidth") <= 375
-    for theme, rules in (("light", None), ("dark", ["color-contrast", "link-in-text-block"])):
-        assert page.evaluate("document.documentElement.dataset.theme") == theme
-        # preloading would ask for the style sheet, which a page on the disk may not
-        options = {"preload": False} | ({"runOnly": {"type": "rule", "values": rules}} if rules else {})
-        found = axe.run(page, options=options).response["violations"]
-        wrong = [(v["id"], v["nodes"][0]["html"]) for v in found if v["impact"] in ("serious", "critical")]
-        assert wrong == [], theme
-        page.click("#theme")
+    assert page.evaluate("[document.documentElement.dataset.theme, document.documentElement.scrollWidth]") == [
+        theme,
+        375,
+    ]
+    # preloading would ask for the style sheet, which a page on the disk may not
+    found = axe.run(page, options={"preload": False, "resultTypes": ["violations"]}).response["violations"]
+    assert [(v["id"], v["nodes"][0]["html"]) for v in found if v["impact"] in ("serious", "critical")] == []
     context.close()
     assert visit.complaints == []
+
+
+@pytest.mark.parametrize(
+    ("patched", "value", "words"),
+    [
+        ("try_page.ENGINE", ROOT / "nowhere", "Build the gallery from a checkout of the repository"),
+        ("try_page.require", lambda *_: _refuse("pip install 'repara-zoo[export]'"), "pip install"),
+        ("at_hand.is_here", lambda name: False, f"after zoo fetch {FMNIST}"),
+    ],
+    ids=["engine", "extra", "weight"],
+)
+def test_what_is_missing_is_said_in_the_page(tmp_path, monkeypatch, patched, value, words):
+    monkeypatch.setattr(f"zoo.gallery.{patched}", value)
+    build(tmp_path / "site", [FMNIST])
+    assert words in html.unescape((tmp_path / "site" / "try.html").read_text())
+    if patched == "at_hand.is_here":
+        assert "after zoo fetch" in (tmp_path / "site" / "families" / "sparse.html").read_text()
+
+
+def _refuse(words):
+    raise zoo.ZooError(words)
+
+
+def test_a_damaged_weight_is_no_weight_that_is_missing(monkeypatch):
+    def damaged(name):
+        raise zoo.HashMismatchError(f"{name} has another sha256")
+
+    monkeypatch.setattr("zoo.gallery.animations.load_here", damaged)
+    monkeypatch.setattr("zoo.gallery.animations._drawn", animations._drawn.__wrapped__)
+    with pytest.raises(zoo.HashMismatchError):
+        animations.animation("symmetry")
+
+
+def test_the_last_step_of_the_branches_is_the_kernel_that_is_kept():
+    found = animations.animation("paradise")
+    frames = found["figure"]["frames"]
+    assert [len(frame["data"]) for frame in frames] == [2] * 6
+    kept, total = (np.array(part["z"], float) for part in frames[-1]["data"])
+    assert np.nanmax(np.abs(kept - total)) < 1e-6 < np.nanmax(np.abs(kept))
+    before = np.array(frames[-3]["data"][1]["z"], float) + np.array(frames[-2]["data"][0]["z"], float)
+    assert np.nanmax(np.abs(before - total)) < 0.02 * np.nanmax(np.abs(total))  # what is drawn has three digits
+
+
+def test_a_file_that_is_no_image_is_told_and_the_next_one_works(visit, tmp_path):
+    page = visit.open("try.html")
+    (tmp_path / "not.png").write_text("not a picture")
+    page.set_input_files("#try-file", tmp_path / "not.png")
+    page.locator("#try-status", has_text="cannot be read as an image").wait_for()
+    page.evaluate("delete document.body.dataset.tried")
+    page.locator("img[alt='Sneaker']").click()
+    page.locator("body[data-tried=done]").wait_for()
+    assert page.inner_text(f"[data-network='{FMNIST}'] [data-guess]").startswith("Sneaker")

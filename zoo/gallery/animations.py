@@ -4,7 +4,7 @@ import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ZooError
+from ..errors import HashMismatchError, ZooError
 from ..weights.manifest import weights
 from .at_hand import check_here, load_here
 
@@ -28,6 +28,9 @@ def animation(family: str) -> dict[str, Any] | None:
         ``weight``, whose weights are drawn, and ``figure`` (``data``, ``layout`` and ``frames``, each with its ``name``
         in words), ``title`` and ``caption``; or ``reason``, why there is no figure, such as a weight that is not on
         this machine. None where there is nothing to draw of this family.
+
+    Raises:
+        HashMismatchError: If the weight's file is not the manifest's.
     """
     if family not in PICTURES:
         return None
@@ -35,6 +38,8 @@ def animation(family: str) -> dict[str, Any] | None:
     try:
         check_here(weight)
         return {"weight": weight, **_drawn(family, weights()[weight]["sha256"])}
+    except HashMismatchError:
+        raise
     except ZooError as error:
         return {"weight": weight, "reason": str(error)}
 

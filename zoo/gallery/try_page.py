@@ -14,6 +14,7 @@ import numpy as np
 from ..data import DATASETS
 from ..data.arrays import read_arrays
 from ..errors import ZooError
+from ..extras import require
 from ..files import is_file
 from ..weights.paths import PACKAGE
 from .at_hand import check_here, load_here
@@ -82,11 +83,13 @@ def _network(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
     name, prepared = record["name"], record["preprocessing"]
     try:
         check_here(name)
-        files = _files(name, record["sha256"])
-    except ZooError as error:  # a missing extra, or a weight that is not on this machine
+        for module in ("onnx", "onnxscript", "onnxruntime"):
+            require(module, "export")
+    except ZooError as error:
         return {"missing": str(error)}
     if prepared["interpolation"] != "bilinear":
         return {"missing": f"The page resizes images bilinearly only, and {name} wants {prepared['interpolation']}."}
+    files = _files(name, record["sha256"])
     facts = {
         "name": name,
         "classes": list(DATASETS[record["dataset"]].classes),

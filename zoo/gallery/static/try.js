@@ -152,7 +152,9 @@
     });
   }
 
-  document.getElementById("try-file").addEventListener("change", function (event) {
+  const file = document.getElementById("try-file");
+  file.addEventListener("click", function () { file.value = ""; }); // so that the same file can be chosen again
+  file.addEventListener("change", function (event) {
     if (event.target.files.length) look(event.target.files[0]);
   });
   for (const button of document.querySelectorAll("[data-example]")) {
