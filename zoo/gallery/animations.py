@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 Frames = list[dict[str, Any]]
 _SHOWN = 8  # channels in and out of a kernel that are drawn
+_GAP = 0.03  # between panels, of the figure's width
 _KEY = "Red is positive, blue negative."
 _COLOURS = [[0, "#2166ac"], [0.25, "#92c5de"], [0.5, "#f7f7f7"], [0.75, "#f4a582"], [1, "#b2182b"]]
 
@@ -99,7 +100,7 @@ def _templates(model: "nn.Module", weight: str) -> dict[str, Any]:
     # each panel by its own largest entry: what mixes is the pattern, and coefficients carry the size
     limits = [_limit(templates[0]), _limit(templates[1]), _limit(*kernels)]
     return {
-        "figure": _heatmaps(("first template", "second template", "a layer's kernel"), frames, limits),
+        "figure": _heatmaps(("template 1", "template 2", "the kernel"), frames, limits),
         "title": "Templates mixed into kernels",
         "caption": (
             f"The bank {group.name} of {weight} has {group.bank.num_templates} templates (left and middle, the same in "
@@ -156,13 +157,12 @@ def _moving(model: "nn.Module", weight: str) -> dict[str, Any]:
         {
             "name": f"epoch {epochs[k]}: {history['moved'][k]:,} weights moved at its last step",
             "data": [{"x": [round(100 * history["density"][layer][k], 3) for layer in layers]}],
-            "traces": [0],
         }
         for k in chosen
     ]
     bars = {"type": "bar", "orientation": "h", "y": layers, "hovertemplate": "%{y}: %{x:.1f} %<extra></extra>"}
     layout = {
-        "xaxis": {"title": {"text": "% of the layer's weights that are on"}, "range": [0, 105 * max(tops.values())]},
+        "xaxis": {"title": {"text": "% of its weights on"}, "range": [0, 105 * max(tops.values())]},
         "yaxis": {
             "autorange": "reversed",
             "automargin": True,
@@ -175,7 +175,7 @@ def _moving(model: "nn.Module", weight: str) -> dict[str, Any]:
     }
     budget = sum(f["active"] for f in layer_densities(model))
     return {
-        "figure": {"data": [{**bars, **frames[0]["data"][0]}], "layout": layout, "frames": frames},
+        "figure": {"data": [bars], "layout": layout, "frames": frames},
         "title": "Weights that move",
         "caption": (
             f"The training of {weight}, from its log: how many of each layer's weights are on. All layers began "
@@ -261,31 +261,32 @@ def _limit(*kernels: "Tensor") -> float:
 
 
 def _frame(name: str, *pictures: list[list[float | None]]) -> dict[str, Any]:
-    return {"name": name, "data": [{"z": z} for z in pictures], "traces": list(range(len(pictures)))}
+    return {"name": name, "data": [{"z": z} for z in pictures]}
 
 
 def _heatmaps(titles: tuple[str, ...], frames: Frames, limits: float | list[float]) -> dict[str, Any]:
-    """Pictures beside each other, that change from frame to frame; the first frame is shown."""
-    count = len(titles)
-    limits = limits if isinstance(limits, list) else [limits] * count
+    """Pictures beside each other, that change from frame to frame."""
+    width = (1 - _GAP * (len(titles) - 1)) / len(titles)
+    limits = limits if isinstance(limits, list) else [limits] * len(titles)
     data, layout = [], {"margin": {"l": 4, "r": 4, "t": 34, "b": 4}, "annotations": []}
     for k, (title, limit) in enumerate(zip(titles, limits, strict=True)):
         end = "" if k == 0 else str(k + 1)
-        left, right = (k + 0.02 * (k > 0)) / count, (k + 1 - 0.02 * (k < count - 1)) / count
+        left = k * (width + _GAP)
         scale = {"zmin": -limit, "zmax": limit, "colorscale": _COLOURS, "showscale": False}
         axes = {"xaxis": f"x{end}", "yaxis": f"y{end}"}
-        data.append({"type": "heatmap", **axes, **scale, "hoverinfo": "z", "z": frames[0]["data"][k]["z"]})
+        data.append({"type": "heatmap", **axes, **scale, "hoverinfo": "z"})
         hidden = {"visible": False, "fixedrange": True}
-        layout[f"xaxis{end}"] = hidden | {"domain": [left, right], "constrain": "domain"}
+        layout[f"xaxis{end}"] = hidden | {"domain": [left, left + width], "constrain": "domain"}
         layout[f"yaxis{end}"] = hidden | {"scaleanchor": f"x{end}", "autorange": "reversed", "constrain": "domain"}
         layout["annotations"].append(
             {
                 "text": title,
-                "font": {"size": 11},
+                "font": {"size": 12},
                 "showarrow": False,
                 "xref": "paper",
                 "yref": "paper",
-                "x": (left + right) / 2,
+                "x": left + width / 2,
+                "xanchor": "center",
                 "y": 1,
                 "yshift": 18,
             }

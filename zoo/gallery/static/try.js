@@ -123,9 +123,8 @@
     if (mine !== latest) return guess;
     network.forms.forEach(function (form, k) {
       const row = network.place.querySelector('[data-form="' + form.name + '"] [data-time]');
-      const median = times[k].sort(function (a, b) { return a - b; })[Math.floor(ROUNDS / 2)];
-      row.dataset.time = median;
-      row.textContent = median.toFixed(2) + " ms";
+      row.dataset.time = Math.min(...times[k]); // what else the machine does only adds to it
+      row.textContent = Math.min(...times[k]).toFixed(2) + " ms";
     });
     return guess;
   }
