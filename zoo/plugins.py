@@ -1,4 +1,4 @@
-"""What other installed packages add, by their entry points: families of networks, and manifests of weights.
+"""What other installed packages add, by their entry points: networks, manifests of weights, and transformations.
 
 A package that cannot be used is left out with a line that says so; the zoo itself goes on.
 """
@@ -19,6 +19,9 @@ FAMILIES = "zoo.families"
 
 MANIFESTS = "zoo.manifests"
 """Entry points that name a package with ``weights_manifest.json`` in it, and its staged weights below ``hub/``."""
+
+TRANSFORMS = "zoo.transforms"
+"""Entry points that name a :class:`zoo.transforms.Kind`."""
 
 _LOGGER = logging.getLogger("zoo")
 
@@ -45,7 +48,7 @@ def load_families(taken: Collection[str]) -> Iterator[tuple[str, str]]:
             module = entry.load()
             family, archs = module.FAMILY, list_models(module=module.__name__.rpartition(".")[2])
         except Exception as error:  # another package's code
-            _leave_out(entry, error)
+            leave_out(entry, error)
             continue
         if twice := sorted({*archs} & {*taken}):
             _LOGGER.warning(f"{entry.value} ({FAMILIES}) took the place of the network {twice[0]}: rename its own.")
@@ -69,7 +72,7 @@ def manifests() -> tuple[tuple[Path, dict[str, Any]], ...]:
                 raise ValueError("weights and papers are objects")
             read.append((file, parts))
         except Exception as error:  # another package's code or file
-            _leave_out(entry, error)
+            leave_out(entry, error)
     return tuple(read)
 
 
@@ -80,7 +83,9 @@ def with_places(entry: dict[str, Any], file: Path) -> dict[str, Any]:
     return {**entry, "sources": sources}
 
 
-def _leave_out(entry: EntryPoint, error: Exception) -> None:
+def leave_out(entry: EntryPoint, error: Exception) -> str:
+    """Say that an entry point is left out, and return why."""
     package = entry.dist.name if entry.dist else entry.name
     reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
     _LOGGER.warning(f"{entry.value} ({entry.group}) of the package {package} is left out: {reason}")
+    return f"{entry.value} of the package {package} cannot be loaded ({reason})"

@@ -6,6 +6,7 @@ import re
 import sys
 from typing import Any
 
+from .. import plugins
 from ..data.catalog import get_dataset
 from ..errors import UnknownNameError, ZooError
 from ..names import architectures, describe_entry, list_models
@@ -82,6 +83,10 @@ def _list(options: argparse.Namespace) -> None:
         print(table(cells, ["name", "family", "params", "pretrained"]))
     for problem in problems().values():
         print(f"zoo: {problem}", file=sys.stderr)
+    if plugins.found(plugins.TRANSFORMS):
+        from ..transforms import kinds
+
+        kinds()  # says which cannot be loaded
 
 
 def _place(row: dict[str, Any], key: str) -> tuple[Any, ...]:

@@ -9,7 +9,7 @@ from torch import nn
 from ..errors import ZooError
 from ..makers.base import made_tensors
 from ..makers.registered import check_registered
-from ..makers.shared import SharedWeight
+from ..makers.shared import ReusedWeight, SharedWeight
 
 
 @torch.no_grad()
@@ -43,7 +43,8 @@ def decay_groups(model: nn.Module, weight_decay: float, layer_decay: float | Non
     spared: set[int] = set()
     for _, layer, name in made_tensors(model):
         made = layer.parametrizations[name]
-        for learned in made.parameters(recurse=False):
+        reused = [maker.bank.templates for maker in made if isinstance(maker, ReusedWeight)]
+        for learned in (*made.parameters(recurse=False), *reused):
             axes[id(learned)] = getattr(layer, name).dim()
             if name.endswith("bias") or any(isinstance(maker, SharedWeight) for maker in made):
                 spared.add(id(learned))

@@ -33,7 +33,8 @@ class MaskedTemplateBank(TemplateBank):
         self.in_planes, self.out_planes, self.kernel_size = bank.in_planes, bank.out_planes, bank.kernel_size
         self.shape = tuple(bank.templates.shape)
         self._last_load: Any = None
-        self.kernels = make_weight(Kernels(bank.templates.detach().flatten(1).clone()), maker)
+        kernels = Kernels(bank.templates.detach().flatten(1).clone()).requires_grad_(bank.templates.requires_grad)
+        self.kernels = make_weight(kernels, maker)
 
     @property
     def templates(self) -> Tensor:

@@ -180,9 +180,14 @@ class PDAConv2d(nn.Module):
         """
         kernels, biases = self.fold()
         conv = self._in_mode_of_branches(_conv(kernels.sum(0), biases.sum(0), self.stride, self._kernel()))
-        if batch_norm == "keep" and any(place in network for place in self.norm_place):
+        if batch_norm == "keep" and self.gives_shift(network):
             conv.bias = nn.Parameter(torch.zeros_like(conv.bias), conv.bias.requires_grad) if self.had_bias else None
         return conv
+
+    def gives_shift(self, network: Collection[nn.Module]) -> bool:
+        """Whether the batch norm behind it takes the shift: it collapses too, and no hook sees what is between."""
+        places = [place for place in self.norm_place if place in network and not place._forward_pre_hooks]
+        return bool(places) and not self._forward_hooks
 
     def _kernel(self) -> Tensor:
         """A learned kernel, the widest there is, since one with a side or group of 1 has no memory format."""

@@ -7,6 +7,7 @@ let a forward pre-hook set ``weight`` before each pass: after a state dict has b
 
 import copy
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -18,18 +19,19 @@ from ..errors import ZooError
 from .registered import check_registered
 
 
-def copy_of(model: nn.Module) -> nn.Module:
+def copy_of(model: nn.Module, instead: Mapping[int, Tensor] | None = None) -> nn.Module:
     """A deep copy whose kernels are ordinary parameters where torch's own hooks computed them, at their current values.
 
     Args:
         model: Any network; it is not changed.
+        instead: By the ``id`` of a tensor, what the copy has in its place.
 
     Raises:
         ZooError: If a hook of another kind computes a weight, the network does not register what it learns, or it
             cannot be copied.
     """
     _refuse(model)
-    memo: dict[int, object] = {}
+    memo: dict[int, object] = dict(instead or {})
     for module in model.modules():  # tensors with a gradient history cannot be deep-copied
         for value in (*vars(module).values(), *vars(module).get("_flat_weights", ())):  # of recurrent layers
             if isinstance(value, Tensor) and not value.is_leaf:

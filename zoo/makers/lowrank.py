@@ -102,9 +102,13 @@ class LowRankWeight(nn.Module):
         return (left.t() @ right).view(self.shape)
 
     def right_inverse(self, kernel: Tensor) -> Tensor:
-        """The nearest kernel of this rank, with both factors of one norm: the singular values of largest size."""
+        """The nearest kernel of this rank, with both factors of one norm: the singular values of largest size.
+
+        Where one is zero only the right factor is, so that there is a gradient.
+        """
         left, right = leading_factors(kernel.reshape(self.sides).double(), self.rank)
-        root = right.norm(dim=1).clamp_min(torch.finfo(torch.float64).tiny).sqrt()
+        norms = right.norm(dim=1)
+        root = norms.where(norms > 0, 1).sqrt()
         return torch.cat([left.t() * root[:, None], right / root[:, None]], 1).to(kernel.dtype)
 
     def extra_repr(self) -> str:

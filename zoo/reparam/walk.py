@@ -1,6 +1,7 @@
 """The walk that replaces every layer which is more than a plain one."""
 
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -76,7 +77,16 @@ def _parts(model: nn.Module) -> list[nn.Module | nn.Parameter]:
     return [*model.modules(), *model.parameters()]
 
 
-def _replace_in_lists(plain: nn.Module, old: list[nn.Module | nn.Parameter], new: dict[Any, nn.Module]) -> None:
+def replace_parts(model: nn.Module, new: Mapping[nn.Module, nn.Module]) -> None:
+    """Put other modules in the places of some, in place; also where a network holds them in plain attributes."""
+    old = _parts(model)
+    for module in list(model.modules()):
+        for name, child in module._modules.items():
+            module._modules[name] = new.get(child, child)
+    _replace_in_lists(model, old, new)
+
+
+def _replace_in_lists(plain: nn.Module, old: list[nn.Module | nn.Parameter], new: Mapping[Any, nn.Module]) -> None:
     """Replace what a network also holds in plain attributes, in place: else a list of layers keeps what has collapsed.
 
     Args:

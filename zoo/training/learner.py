@@ -13,7 +13,9 @@ from torch.nn import functional as F
 
 from ..data import get_dataset
 from ..errors import ZooError
+from ..files import is_file
 from ..models._bounded import try_out
+from ..own_folders import run_recipe
 from ..registry import check_name
 from ..weights.importers import network_of
 from . import checkpoint
@@ -22,15 +24,17 @@ from .recipe import Recipe
 from .schedule import make_optimizer, make_schedule, momentum_restarts
 
 
-def build_network(recipe: Recipe, device: torch.device) -> nn.Module:
+def build_network(recipe: Recipe, device: torch.device, begin: bool = False) -> nn.Module:
     """The network of a recipe with its initial weights.
 
     Args:
         recipe: Gives architecture, arguments and data set.
         device: Where it goes.
+        begin: With the tensors that ``start`` names, transformed where the recipe says so; if it names a run of the
+            same network, :meth:`Learner.begin_with` takes them.
 
     Raises:
-        ZooError: If there is no such architecture, or it refuses the recipe's ``model_args``.
+        ZooError: If there is no such architecture, it refuses the recipe's ``model_args``, or ``start`` does not fit.
     """
     info = get_dataset(recipe.dataset)
     sizes = {"num_classes": info.num_classes, "in_chans": info.input_size[0]}
@@ -43,7 +47,10 @@ def build_network(recipe: Recipe, device: torch.device) -> nn.Module:
     arguments = {**sizes, **own}
     if own:
         try_out(arch, own, lambda: timm.create_model(arch, **arguments))
-    model = timm.create_model(arch, **arguments).to(device)
+    if begin and recipe.start and not goes_on(recipe):
+        model = _begun(recipe, sizes).to(device)
+    else:
+        model = timm.create_model(arch, **arguments).to(device)
     if recipe.method == "pruned":  # its network begins dense, with room for the masks
         from ..makers.masked import MaskedWeight  # other networks do not depend on its code
 
@@ -55,6 +62,26 @@ def build_network(recipe: Recipe, device: torch.device) -> nn.Module:
             if tensor.dim() == 4:
                 tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
     return model
+
+
+def goes_on(recipe: Recipe) -> bool:
+    """Whether ``start`` is a run of the same network, whose optimizer state is taken over too."""
+    folder = Path(recipe.start)
+    return is_file(folder / "checkpoint.pt") and run_recipe(folder).get("transform", "") == recipe.transform
+
+
+def _begun(recipe: Recipe, sizes: dict[str, Any]) -> nn.Module:
+    from ..named import load_named  # other networks do not depend on their code
+    from ..transforms import transform
+
+    found = load_named(recipe.start)
+    model = timm.create_model(recipe.weight.split(".", 1)[0], **{**sizes, **recipe.model_args})
+    try:
+        model.load_state_dict(found.model.state_dict())
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ZooError(f"start: {found.name} has other tensors than {recipe.weight} ({reason}).") from None
+    return transform(model, recipe.transform) if recipe.transform else model
 
 
 def load_run(folder: str | Path, best: bool = False) -> nn.Module:

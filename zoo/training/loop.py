@@ -23,7 +23,7 @@ from .captured import stepper
 from .data import Images, Photographs, load_splits
 from .distributed import Processes
 from .interruption import Interruption
-from .learner import Learner, build_network
+from .learner import Learner, build_network, goes_on
 from .recipe import Recipe
 from .tally import StepClock, Tally
 from .used_code import used_code
@@ -143,7 +143,7 @@ def run_steps(
     splits, digest = load(recipe, data, processes.device)
     training, held_out = splits["train"], splits["held-out"]
     updates = math.ceil(len(training) / recipe.batch_size)
-    network = build_network(recipe, processes.device)
+    network = build_network(recipe, processes.device, begin=not file.exists())
     if recipe.masks_from and not file.exists():
         from .sparsity import transfer_masks
 
@@ -169,7 +169,7 @@ def run_steps(
         if position.step:
             generator = torch.Generator(processes.device)
             generator.set_state(state["generator"])
-    elif recipe.start:
+    elif recipe.start and goes_on(recipe):
         learner.begin_with(checkpoint.load(Path(recipe.start) / "checkpoint.pt"))
     processes.wait()  # all have read before one writes
     if processes.first:

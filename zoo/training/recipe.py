@@ -113,7 +113,8 @@ class Recipe:
         keep: The result is the network after the ``last`` epoch, or after the ``best`` one on the held-out images.
         method: How sparse weights move, a name of :mod:`zoo.training.sparsity`; empty for not at all.
         method_options: Its options.
-        start: Folder of a finished run whose network and optimizer state this one begins with; empty for none.
+        start: Folder of a finished run whose network and optimizer state this one begins with; or a weight, or a saved
+            network or run of the architecture before ``transform``, whose tensors alone are taken; empty for none.
         masks_from: Folder of a finished run whose final masks this one begins with, its weights being its own (with the
             same seed, that run's initial ones); empty for none.
         checkpoint_every: Steps between checkpoints beside the one after each epoch; 0 for only that.

@@ -1,22 +1,23 @@
 """Kinds that put parallel branches in place of a convolution and the batch norm behind it: PD-A, PD-B, AC."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
+from timm.layers import BatchNormAct2d, SyncBatchNormAct
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..errors import ZooError
 from ..layers.paradise import AC_BRANCHES, BRANCHES, PDAConv2d, PDBConv2d, branch_names
-from ..makers.base import is_made
 from ..precision import full_precision
+from ..reparam.walk import replace_parts
+from .flow import Flow
 from .kinds import Kind
 from .target import Target
 
 Layers = str | tuple[str, ...] | None
 
-_NORMS = ("BatchNorm2d", "BatchNormAct2d", "SyncBatchNorm", "SyncBatchNormAct")
+_NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm, BatchNormAct2d, SyncBatchNormAct)
 
 
 class NormPlace(nn.Module):
@@ -41,6 +42,12 @@ class NormPlace(nn.Module):
         self.before = (like, conv)  # in a tuple, since neither is a part of this module
         self.train(norm.training)
 
+    def train(self, mode: bool = True) -> nn.Module:
+        """Of the batch norms of the branches too, so that whoever freezes this one by its name freezes them."""
+        for norm in self.before[1].batch_norms():
+            norm.train(mode)
+        return super().train(mode)
+
     def forward(self, x: Tensor) -> Tensor:
         """(batch, channels, height, width) -> the same shape."""
         for part in self._modules.values():
@@ -48,19 +55,21 @@ class NormPlace(nn.Module):
         return x
 
     @full_precision()
-    def fuse(self, batch_norm: str = "fold") -> nn.Module:
+    def fuse(self, batch_norm: str = "fold", network: Collection[nn.Module] = ()) -> nn.Module:
         """What stays of it when the branches have become one convolution.
 
         Args:
             batch_norm: ``fold`` for nothing, or the activation; ``keep`` for the batch norm, which then only shifts.
+            network: The parts of the network that collapses.
         """
         like, conv = self.before
-        if batch_norm == "fold" or isinstance(conv, PDBConv2d):
+        if batch_norm == "fold" or isinstance(conv, PDBConv2d) or conv not in network:
             if not self._modules:
                 return nn.Identity()
             return nn.Sequential(*map(copy.deepcopy, self._modules.values())).train(self.training)
-        shift = conv.fold()[1].sum(0)
-        norm = copy.deepcopy(like).to_empty(device=shift.device).to(conv._kernel().dtype)
+        now = conv.batch_norms()[0].running_mean
+        shift = conv.fold()[1].sum(0) if conv.gives_shift(network) else torch.zeros_like(now)
+        norm = copy.deepcopy(like).to_empty(device=now.device).to(now.dtype)
         for name, part in self._modules.items():
             norm.add_module(name, copy.deepcopy(part))
         for name, value in (("weight", 1.0), ("bias", shift), ("running_mean", 0.0), ("running_var", 1 - norm.eps)):
@@ -88,23 +97,19 @@ def _set(norm: nn.Module, name: str, value: Tensor | float) -> None:
 
 def pd_a(target: Target, branches: str | Sequence[str], layers: Layers) -> None:
     """Parallel branches, summed."""
-    _put_branches(target, branch_names(_listed(branches)), layers, None)
+    _put_branches(target, branch_names(branches), layers, None)
 
 
 def pd_b(target: Target, branches: str | Sequence[str], reduction: int, layers: Layers) -> None:
     """Parallel branches, weighted by a gate that sees the input."""
     if isinstance(reduction, bool) or not isinstance(reduction, int) or reduction < 1:
         raise ZooError(f"pd_b: reduction divides the gate's hidden width: an integer from 1, not {reduction!r}.")
-    _put_branches(target, branch_names(_listed(branches)), layers, reduction)
+    _put_branches(target, branch_names(branches), layers, reduction)
 
 
 def ac(target: Target, layers: Layers) -> None:
     """The published baseline of PD-A: a 3x3, a 3x1 and a 1x3 convolution."""
     _put_branches(target, AC_BRANCHES, layers, None)
-
-
-def _listed(branches: str | Sequence[str]) -> str | Sequence[str]:
-    return branches.replace("|", ",") if isinstance(branches, str) else branches
 
 
 def _put_branches(target: Target, branches: tuple[str, ...], layers: Layers, reduction: int | None) -> None:
@@ -114,29 +119,31 @@ def _put_branches(target: Target, branches: tuple[str, ...], layers: Layers, red
     norm_of = target.flow.norm_of if chosen else {}
     modules = dict(target.model.named_modules())
     inside = {part for module in modules.values() if isinstance(module, PDAConv2d) for part in module.modules()}
+    instead: dict[nn.Module, nn.Module] = {}
     for name, conv in chosen.items():
+        if not target.plain(name, conv, "; branches come first, and their kernels can be made then"):
+            continue
         norm = modules.get(norm_of.get(name))
-        reason = "one of several branches already" if conv in inside else ""
-        if reason := reason or _unfit(conv, norm, target.flow.uses.get(name, 0)):
-            if is_made(conv) or conv in inside:
-                target.taken.append(name)
+        reason = "one of several branches already" if conv in inside else _unfit(conv, norm, target.flow, name)
+        if reason:
+            target.taken += [name] if conv in inside else []
             target.leave(name, conv, reason)
             continue
         new = _branched(target, conv, norm, branches, reduction)
         target.changed(name, conv, f"{len(branches)} branches" + (", gated" if reduction else ""))
-        _replace(target.model, conv, _hooked(new, conv))
         place = NormPlace(norm, new)
         new.norm_place = (place,)  # in a tuple, since it is no part of the layer
-        _replace(target.model, norm, _hooked(place, norm))
+        instead |= {conv: _hooked(new, conv), norm: _hooked(place, norm)}
+    replace_parts(target.model, instead)
 
 
-def _unfit(conv: nn.Conv2d, norm: nn.Module | None, uses: int) -> str:
+def _unfit(conv: nn.Conv2d, norm: nn.Module | None, flow: Flow, name: str) -> str:
     """Why branches cannot take the place of a convolution; empty if they can."""
-    if isinstance(conv, nn.Conv2d) and is_made(conv):
-        maker = type(conv.parametrizations.weight[0]).__name__
-        return f"made already, by {maker}; branches come first, and their kernels can be made then"
     if type(conv) is not nn.Conv2d:
         return f"a {type(conv).__name__}, which computes more than a convolution"
+    looked_at = [conv._forward_hooks, conv._backward_hooks, conv._backward_pre_hooks]
+    looked_at += [] if norm is None else [norm._forward_pre_hooks, norm._backward_hooks, norm._backward_pre_hooks]
+    uses = flow.uses.get(name, 0)
     facts = (
         (conv.kernel_size == (3, 3), f"a kernel of {conv.kernel_size[0]} x {conv.kernel_size[1]}, not 3 x 3"),
         (conv.groups == 1, "depthwise" if conv.groups == conv.in_channels else f"{conv.groups} groups"),
@@ -145,11 +152,13 @@ def _unfit(conv: nn.Conv2d, norm: nn.Module | None, uses: int) -> str:
         (conv.padding == (1, 1) and conv.padding_mode == "zeros", f"padding {conv.padding} ({conv.padding_mode})"),
         (uses <= 1, f"used {uses} times"),
         (uses > 0, "not used by the network's forward"),
+        (name not in flow.elsewhere, "its output or its kernel is read elsewhere too"),
         (norm is not None, "no batch norm behind it"),
+        (not any(looked_at), "a hook sees what goes from it to its batch norm"),
     )
     if reason := next((reason for holds, reason in facts if not holds), ""):
         return reason
-    if type(norm).__name__ not in _NORMS or not isinstance(norm, _BatchNorm):
+    if type(norm) not in _NORMS:
         return f"a {type(norm).__name__} behind it, not a batch norm"
     if norm.running_mean is None or norm.momentum is None or len(norm.running_mean) != conv.out_channels:
         return "a batch norm without running averages behind it"
@@ -166,10 +175,13 @@ def _branched(
     with torch.device(weight.device):
         new = PDAConv2d(*shape) if reduction is None else PDBConv2d(*shape, reduction)
     new = new.to(weight.dtype)
+    if isinstance(norm, nn.SyncBatchNorm):
+        new = nn.SyncBatchNorm.convert_sync_batchnorm(new, norm.process_group)
     new.had_bias = conv.bias is not None
     own = new.branches["standard1"]
     for bn in new.batch_norms():
         bn.eps, bn.momentum = norm.eps, norm.momentum
+        bn.to(norm.running_mean.dtype)  # of a network in half precision often float32
     if target.has_values(conv, norm):
         for other in new.batch_norms(*(name for name in branches if name != "standard1")) if len(branches) > 1 else ():
             nn.init.zeros_(other.weight)
@@ -193,15 +205,6 @@ def _hooked(new: nn.Module, old: nn.Module) -> nn.Module:
     for key in ("_forward_hooks", "_forward_pre_hooks", "_forward_hooks_with_kwargs", "_forward_pre_hooks_with_kwargs"):
         getattr(new, key).update(getattr(old, key))
     return new
-
-
-def _replace(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
-    for module in list(model.modules()):
-        if isinstance(module, NormPlace):
-            continue
-        for key, child in list(module._modules.items()):
-            if child is old:
-                module._modules[key] = new
 
 
 KINDS = (

@@ -1,22 +1,25 @@
-"""What a network does with its layers, seen by running it once: their order, and which batch norm follows which.
+"""What a network does with its layers, seen by running it: how often each is used, and which batch norm follows which.
 
 A trace of the code would fail for many networks, and names say nothing for certain. So the network runs on tensors
-without memory (the meta device), and every function of torch that takes a tensor is noted.
+without memory (the meta device), in eval and in train mode, and every operation of torch that takes a tensor is noted,
+also inside scripted functions and checkpoints.
 """
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from ..errors import ZooError
 from ..makers.hooks import copy_of
+from ..makers.registered import OWN_KEYS
 from ..makers.values import loaded_later
 
 
@@ -25,24 +28,27 @@ class Flow:
     """A run of a network.
 
     Attributes:
-        order: Names of the convolutions and linear layers, in the order of their first use.
-        uses: How often each module was called, by name.
-        norm_of: The batch norm that alone reads what a convolution gives, by the convolution's name.
+        uses: How often each convolution and batch norm was called, by name.
+        norm_of: The batch norm that alone reads what a convolution gives, by the convolution's name. Nothing else reads
+            the kernel, or a tensor of the batch norm.
+        elsewhere: Names of convolutions whose output or kernel somebody else reads as well.
     """
 
-    order: list[str] = field(default_factory=list)
     uses: dict[str, int] = field(default_factory=dict)
     norm_of: dict[str, str] = field(default_factory=dict)
+    elsewhere: set[str] = field(default_factory=set)
 
 
 def without_values(model: nn.Module) -> nn.Module:
-    """A copy on the meta device: names and shapes, no numbers and no memory for them."""
+    """A copy on the meta device: names and shapes, no numbers and no memory for them; what was one tensor stays one."""
+    empty = {id(t): t.detach().to("meta") for t in (*model.parameters(), *model.buffers())}
+    empty |= {id(p): nn.Parameter(empty[id(p)], p.requires_grad) for p in model.parameters()}
     with loaded_later():
-        return copy_of(model).to("meta")
+        return copy_of(model, empty).to("meta")
 
 
 def flow_of(model: nn.Module, image: tuple[int, int, int]) -> Flow:
-    """Run a network once and see what it does.
+    """Run a network and see what it does.
 
     Args:
         model: Any network; it is left as it is.
@@ -51,13 +57,14 @@ def flow_of(model: nn.Module, image: tuple[int, int, int]) -> Flow:
     Raises:
         ZooError: If it does not run on such an image.
     """
+    example = next(p for p in model.parameters() if p.is_floating_point())
+    images = torch.zeros(2, *image, device="meta", dtype=example.dtype)
     try:
-        return _flow_of(without_values(model).eval(), torch.zeros(2, *image, device="meta"))
+        return _flow_of(without_values(model), images)
     except Exception:  # some networks compute with numbers of tensors, which there are none of here
-        example = next(model.parameters())
-        twin = copy_of(model).eval()
+        twin = copy_of(model)
         try:
-            return _flow_of(twin, torch.zeros(2, *image, device=example.device, dtype=example.dtype))
+            return _flow_of(twin, torch.zeros_like(images, device=example.device))
         except Exception as error:  # a network of the user's own can fail in any way
             raise ZooError(
                 f"{type(model).__name__} does not run on images of {tuple(image)} "
@@ -68,10 +75,23 @@ def flow_of(model: nn.Module, image: tuple[int, int, int]) -> Flow:
 
 @torch.no_grad()
 def _flow_of(model: nn.Module, images: Tensor) -> Flow:
+    """In eval mode; what training does otherwise, such as dropout before a batch norm, is taken into account."""
+    flow = _run(model.eval(), images)
+    try:
+        with torch.random.fork_rng(devices=()):
+            trained = _run(model.train(), images)
+    except Exception:  # some networks want more than images then
+        return flow
+    flow.elsewhere |= trained.elsewhere
+    for conv in flow.norm_of.keys() & trained.uses.keys():
+        if trained.norm_of.get(conv) != flow.norm_of[conv]:
+            del flow.norm_of[conv]
+    return flow
+
+
+def _run(model: nn.Module, images: Tensor) -> Flow:
     names = {module: name for name, module in model.named_modules()}
-    convs = [m for m in names if isinstance(m, nn.Conv2d)]
-    norms = [m for m in names if _is_norm(m)]
-    flow, watch = Flow(), _Readers()
+    watch, uses = _Watch(), Counter()
     outputs: dict[int, tuple[Tensor, nn.Module]] = {}
     inputs: dict[nn.Module, Tensor] = {}
 
@@ -82,27 +102,48 @@ def _flow_of(model: nn.Module, images: Tensor) -> Flow:
 
     def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         watch.inside.pop()
-        name = names[module]
-        flow.uses[name] = flow.uses.get(name, 0) + 1
-        if isinstance(module, nn.Conv2d | nn.Linear) and flow.uses[name] == 1:
-            flow.order.append(name)
+        uses[names[module]] += 1
         if isinstance(module, nn.Conv2d) and isinstance(output, Tensor):
             outputs[id(output)] = output, module
 
     with contextlib.ExitStack() as hooks:
-        for module in [*convs, *norms, *(m for m in names if isinstance(m, nn.Linear))]:
+        for module in (m for m in names if isinstance(m, nn.Conv2d) or _is_norm(m)):
             hooks.callback(module.register_forward_pre_hook(before).remove)
             hooks.callback(module.register_forward_hook(after).remove)
         with watch:
             result = model(images)
-    returned = {id(leaf) for leaf in tree_leaves(result)}
-    for norm, tensor in inputs.items():
-        conv = outputs.get(id(tensor), (None, None))[1]
-        if conv is None or flow.uses[names[conv]] != 1 or flow.uses[names[norm]] != 1 or id(tensor) in returned:
-            continue
-        if watch.readers(tensor) == {norm}:
+    kept = [value for module in names for key, value in vars(module).items() if key not in OWN_KEYS]
+    for leaf in tree_leaves((result, kept)):  # whoever has it may read it
+        if isinstance(leaf, Tensor):
+            watch.note(leaf)
+
+    def alone(tensors: Iterable[Tensor], reader: nn.Module) -> bool:
+        return all(watch.readers(tensor) <= {reader} for tensor in tensors)
+
+    flow = Flow(dict(uses))
+    for tensor, conv in outputs.values():
+        norm = next((m for m, read in inputs.items() if read is tensor), None)
+        if not alone(conv.parameters(), conv) or len(watch.readers(tensor)) > 1:
+            flow.elsewhere.add(names[conv])
+        elif (
+            norm
+            and uses[names[conv]] == uses[names[norm]] == 1
+            and alone([tensor, *norm.parameters(), *norm.buffers()], norm)
+        ):
             flow.norm_of[names[conv]] = names[norm]
     return flow
+
+
+def writes_kernel(layer: nn.Conv2d) -> bool:
+    """Whether a layer's forward changes its kernel in place, as masked convolutions of autoregressive networks do."""
+    twin = without_values(layer)
+    place, sides = (
+        _place(twin.weight),
+        [d * (k - 1) + 1 for k, d in zip(layer.kernel_size, layer.dilation, strict=True)],
+    )
+    with _Watch() as watch, contextlib.suppress(Exception):  # what needs other images than these is not seen through
+        twin(torch.zeros(1, layer.in_channels, *sides, device="meta", dtype=twin.weight.dtype))
+    return place in watch.written or _place(twin.weight) != place
 
 
 def _is_norm(module: nn.Module) -> bool:
@@ -110,25 +151,33 @@ def _is_norm(module: nn.Module) -> bool:
     return isinstance(module, _BatchNorm) or type(module).__name__.startswith("FrozenBatchNorm")
 
 
-class _Readers(TorchFunctionMode):
-    """Notes for each tensor in which layer it is read; attributes such as its shape are no reading."""
+def _place(tensor: Tensor) -> int:
+    """Equal for tensors that share memory."""
+    return tensor.untyped_storage()._cdata if tensor.layout == torch.strided else id(tensor)
+
+
+class _Watch(TorchDispatchMode):
+    """Notes for the memory of each tensor in which layer it is read, and whether it is written to."""
 
     def __init__(self):
         super().__init__()
         self.inside: list[nn.Module] = []
-        self.by: dict[int, tuple[Tensor, set[nn.Module | None]]] = {}  # with the tensor, so that no other gets its id
+        self.written: set[int] = set()
+        self.by: dict[
+            int, tuple[Tensor, set[nn.Module | None]]
+        ] = {}  # with the tensor, so that no other gets its place
 
     def readers(self, tensor: Tensor) -> set[nn.Module | None]:
-        return self.by.get(id(tensor), (tensor, set()))[1]
+        return self.by.get(_place(tensor), (tensor, set()))[1]
 
-    def __torch_function__(self, func: Any, types: Iterable[type], args: tuple = (), kwargs: dict | None = None) -> Any:
-        name = getattr(func, "__name__", "")
-        if name not in ("__get__", "size", "dim", "numel", "stride", "is_contiguous", "data_ptr", "ndimension"):
-            layer = self.inside[-1] if self.inside else None
-            for tensor in self._tensors(args, kwargs):
-                self.by.setdefault(id(tensor), (tensor, set()))[1].add(layer)
+    def note(self, tensor: Tensor, layer: nn.Module | None = None) -> None:
+        self.by.setdefault(_place(tensor), (tensor, set()))[1].add(layer)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        for leaf in tree_leaves((args, kwargs)):
+            if isinstance(leaf, Tensor):
+                self.note(leaf, self.inside[-1] if self.inside else None)
+        for argument, value in zip(func._schema.arguments, args, strict=False):
+            if argument.alias_info is not None and argument.alias_info.is_write and isinstance(value, Tensor):
+                self.written.add(_place(value))
         return func(*args, **(kwargs or {}))
-
-    @staticmethod
-    def _tensors(args: tuple, kwargs: dict | None) -> Iterator[Tensor]:
-        return (leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor))

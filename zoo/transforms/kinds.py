@@ -1,15 +1,11 @@
 """The kinds of transformations: ours, and those that installed packages add."""
 
 import functools
-import importlib.metadata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import ZooError
-
-GROUP = "zoo.transforms"
-"""Entry points of packages that add kinds; each is a :class:`Kind`."""
+from .. import plugins
 
 
 @dataclass(frozen=True)
@@ -35,23 +31,29 @@ class Kind:
     example: str
 
 
-@functools.cache
 def kinds() -> dict[str, Kind]:
-    """All kinds by name.
+    """All kinds by name; those of packages that cannot be used are left out with a line that says so."""
+    return _found()[0]
 
-    Raises:
-        ZooError: If an installed package has an entry point that is no kind, or one with a name that is taken.
-    """
+
+def broken_kinds() -> dict[str, str]:
+    """The reason by name of each entry point that is left out."""
+    return _found()[1]
+
+
+@functools.cache
+def _found() -> tuple[dict[str, Kind], dict[str, str]]:
     from . import branches, reuse, weights
 
-    found = {kind.name: kind for module in (weights, branches, reuse) for kind in module.KINDS}
-    for entry in importlib.metadata.entry_points(group=GROUP):
+    known, broken = {kind.name: kind for module in (weights, branches, reuse) for kind in module.KINDS}, {}
+    for entry in plugins.found(plugins.TRANSFORMS):
         try:
             kind = entry.load()
+            if not isinstance(kind, Kind):
+                raise TypeError("it is no zoo.transforms.Kind")
+            if kind.name in known:
+                raise ValueError(f"there is a kind {kind.name!r} already")
+            known[kind.name] = kind
         except Exception as error:  # another package's code
-            raise ZooError(f"The entry point {entry.value} ({GROUP}) cannot be loaded: {error}") from None
-        if not isinstance(kind, Kind) or kind.name in found:
-            what = f"a second {kind.name!r}" if isinstance(kind, Kind) else "no zoo.transforms.Kind"
-            raise ZooError(f"The entry point {entry.value} ({GROUP}) is {what}: uninstall its package or mend it.")
-        found[kind.name] = kind
-    return found
+            broken[entry.name] = plugins.leave_out(entry, error)
+    return known, broken

@@ -34,7 +34,7 @@ def transformed(
     **kwargs: Any,
 ) -> nn.Module:
     """Any network, transformed: ``base`` names it, ``transform`` says how, such as ``"share:templates=2"``."""
-    if not isinstance(base, str) or base == ARCHITECTURE or not is_model(base.split(".")[0]):
+    if not isinstance(base, str) or not is_model(base.split(".")[0]):
         close = close_names(str(base), timm.list_models())
         raise UnknownNameError(
             f"base={base!r} is no architecture. {f'Did you mean {close[0]}?' if close else ''}".strip()
@@ -42,6 +42,8 @@ def transformed(
     if base_args is not None and not isinstance(base_args, Mapping):
         raise ZooError(f"base_args holds arguments of {base} by name, not {base_args!r}.")
     base_args = dict(base_args or {})
+    if base == ARCHITECTURE and ("collapsed" not in base_args or base_args.get("base") == ARCHITECTURE):
+        raise ZooError(f"base={base!r}: a network that was transformed and then collapsed is transformed again, once.")
     if odd := {"pretrained", "pretrained_cfg", "checkpoint_path", "features_only", "cache_dir"} & base_args.keys():
         raise ZooError(f"base_args are arguments of a network, and {sorted(odd)[0]} is timm's.")
     cfg, overlay = kwargs.get("pretrained_cfg"), kwargs.get("pretrained_cfg_overlay") or {}

@@ -93,11 +93,12 @@ def _share_blocks(target: Target, prefixes: list[str]) -> set[str]:
         for key in ("weight", "bias"):
             if getattr(layers[0], key) is None:
                 continue
+            trained = target.learned_by(dict(zip(names, layers, strict=True)), key)
             values = [getattr(layer, key).detach() for layer in layers]
             mean = values[0].clone()
             if target.has_values(*layers) and not target.fresh:
                 mean = torch.stack(values).double().mean(0).to(mean.dtype)
-            bank = TemplateBank.holding(mean[None].clone())
+            bank = TemplateBank.holding(mean[None].clone()).requires_grad_(trained)
             for layer in layers:
                 make_weight(layer, ReusedWeight(bank), key)
                 learned_of(layer, key).requires_grad_(False)

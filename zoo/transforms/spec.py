@@ -6,7 +6,7 @@ from typing import Any
 
 from ..errors import UnknownNameError, ZooError
 from ..suggest import close_names
-from .kinds import Kind, kinds
+from .kinds import Kind, broken_kinds, kinds
 
 Step = tuple[Kind, dict[str, Any]]
 
@@ -17,7 +17,8 @@ def read_spec(spec: str, options: Mapping[str, Any] | None = None) -> list[Step]
     Args:
         spec: ``KIND[:VALUE][,OPTION=VALUE...]``, several joined by ``+``. A value without a name is the kind's main
             option, and several in one option are joined by ``|``.
-        options: Of a single kind, as Python values; they come before those of the string.
+        options: Of a single kind, as Python values; they come before those of the string. A string among them is read
+            as it would be in ``spec``; commas separate its parts too.
 
     Raises:
         UnknownNameError: If a kind or an option does not exist.
@@ -29,7 +30,8 @@ def read_spec(spec: str, options: Mapping[str, Any] | None = None) -> list[Step]
     if options:
         if len(steps) > 1:
             raise ZooError(f"Write the options of several kinds into the string, as in {spec!r}, not beside it.")
-        steps = [(steps[0][0], {**steps[0][1], **options})]
+        words = {key: _value(key, word.replace(",", "|")) for key, word in options.items() if isinstance(word, str)}
+        steps = [(steps[0][0], {**steps[0][1], **options, **words})]
     return [(kind, _checked(kind, given)) for kind, given in steps]
 
 
@@ -73,7 +75,7 @@ def _read_step(part: str) -> Step:
             key, value = kind.main, item
         if key.strip() in options:
             raise ZooError(f"{part.strip()!r} names the option {key.strip()} twice.")
-        options[key.strip()] = _value(value.strip())
+        options[key.strip()] = _value(key.strip(), value.strip())
     return kind, options
 
 
@@ -85,6 +87,8 @@ def kind_of(word: str) -> Kind:
     """
     known = kinds()
     if word not in known:
+        if reason := broken_kinds().get(word):
+            raise ZooError(f"The transformation {word!r} cannot be used: {reason}.")
         close = close_names(word, list(known))
         hint = f"Did you mean {', '.join(close)}? " if close else ""
         raise UnknownNameError(f"There is no transformation {word!r}. {hint}{_VALID()}")
@@ -99,16 +103,27 @@ def _checked(kind: Kind, given: Mapping[str, Any]) -> dict[str, Any]:
     options = {**kind.options, **given}
     if missing := [key for key, value in options.items() if value is ...]:
         raise ZooError(f"{kind.name} needs the option {missing[0]!r}, as in {kind.example!r}. {_options_of(kind)}")
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
+    return {key: _plain(key, value) for key, value in options.items()}
+
+
+def _plain(key: str, value: Any) -> Any:
+    """An option as it would be read from a string."""
+    if isinstance(value, list | tuple | set | frozenset):
+        ordered = value if isinstance(value, list | tuple) else sorted(value, key=str)
+        values = tuple(_plain(key, part) for part in ordered)
+        return values[0] if len(values) == 1 else values
+    return str(value) if key == "layers" and value is not None else value
 
 
 def _options_of(kind: Kind) -> str:
     return f"Its options: {', '.join(kind.options)}."
 
 
-def _value(word: str) -> Any:
+def _value(key: str, word: str) -> Any:
     if "|" in word:
-        return tuple(_value(part.strip()) for part in word.split("|"))
+        return tuple(_value(key, part.strip()) for part in word.split("|"))
+    if key == "layers":  # of a Sequential they are called 0, 1, ...
+        return word
     try:
         value = ast.literal_eval(word)
     except (ValueError, SyntaxError, MemoryError, RecursionError):

@@ -3,17 +3,22 @@
 import copy
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from ..errors import ZooError
 from ..makers.base import is_made, make_weight
+from ..makers.registered import OWN_KEYS
 from ..makers.values import to_come
-from .flow import Flow, flow_of
+from .flow import Flow, flow_of, writes_kernel
+
+_KNOWN = ("torch.", "timm.", "torchvision.", "zoo.")
+"""Packages whose convolutions only read their kernel."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +86,7 @@ class Target:
         names = {name: m for name, m in self.model.named_modules() if isinstance(m, nn.Conv2d)}
         patterns = (layers,) if isinstance(layers, str) else layers
         if patterns is not None:
-            if bad := [p for p in patterns if not isinstance(p, str) or not any(_fits(n, p) for n in names)]:
+            if bad := [p for p in patterns if not any(_fits(n, p) for n in names)]:
                 raise ZooError(f"{self.kind}: layers={bad[0]!r} names no convolution of this network.")
             names = {name: m for name, m in names.items() if any(_fits(name, p) for p in patterns)}
         outer, tied = self._outer_layers(), _tied(self.model)
@@ -91,28 +96,37 @@ class Target:
                 self.leave(name, conv, reason)
             elif not is_made(conv) and id(conv.weight) in tied:
                 self.leave(name, conv, "its weight serves elsewhere too")
+            elif not type(conv).__module__.startswith(_KNOWN) and writes_kernel(conv):
+                self.leave(name, conv, "its forward changes its kernel")
             else:
                 chosen[name] = conv
         return chosen
 
     def _outer_layers(self) -> dict[str, str]:
-        """Names of the first and last layers, with the words for it."""
-        cfg = getattr(self.model, "pretrained_cfg", None) or {}
-        first, last = (_words(cfg.get(key)) for key in ("first_conv", "classifier"))
+        """Names of the first and last layers, with the words for it.
+
+        What names them is the configuration of the network, or of a part of it, such as the backbone of a wrapper.
+        """
         convs = [name for name, m in self.model.named_modules() if isinstance(m, nn.Conv2d)]
+        parts: dict[str, list[str]] = {"first_conv": [], "classifier": []}
+        for prefix, module in self.model.named_modules():
+            cfg = getattr(module, "pretrained_cfg", None)
+            for key, found in parts.items() if isinstance(cfg, Mapping) else ():
+                found += [f"{prefix}.{word}".lstrip(".") for word in _words(cfg.get(key))]
+        first, last = ([n for n in convs if any(_is_under(n, part) for part in found)] for found in parts.values())
         if not first:
             channels = self.image[0]
             first = [n for n in convs if self.model.get_submodule(n).in_channels == channels][:1]
-        found = {name: "first layer" for name in convs if any(_is_under(name, part) for part in first)}
-        return found | {name: "last layer" for name in convs if any(_is_under(name, part) for part in last)}
+        return dict.fromkeys(first, "first layer") | dict.fromkeys(last, "last layer")
 
     def plain(self, name: str, conv: nn.Conv2d, but: str = "") -> bool:
         """Whether a layer has a kernel of its own; else it is noted as left alone, made already."""
         if not is_made(conv):
             return True
-        maker = type(conv.parametrizations.weight[0]).__name__
-        self.taken.append(name)
-        self.leave(name, conv, f"made already, by {maker}{but}")
+        maker = type(conv.parametrizations.weight[0])
+        if not maker.__module__.startswith("torch."):  # torch's own, such as a weight norm, are none of ours
+            self.taken.append(name)
+        self.leave(name, conv, f"made already, by {maker.__name__}{but}")
         return False
 
     def leave(self, name: str, layer: nn.Module, reason: str) -> None:
@@ -136,6 +150,20 @@ class Target:
             self.squares[1] += size
             error = math.sqrt(difference / size) if size else 0.0
         self.changes.append(Change(name, tuple(_kernel_shape(layer)), self.kind, True, note, error))
+
+    def learned_by(self, layers: Mapping[str, nn.Module], tensor: str = "weight") -> bool:
+        """Whether layers that are to have one kernel in common are trained.
+
+        Raises:
+            ZooError: If only some are, so that the frozen ones would move with them.
+        """
+        trained = {getattr(layer, tensor).requires_grad: name for name, layer in layers.items()}
+        if len(trained) > 1:
+            raise ZooError(
+                f"{self.kind}: {trained[False]} is frozen and would share its kernel with {trained[True]}, which is "
+                "not: freeze layers afterwards, or name those that may share with layers=PATTERN."
+            )
+        return True in trained
 
     def put(self, layer: nn.Module, maker: nn.Module, name: str = "weight") -> None:
         """Let a maker make a layer's weight, starting from the kernel there is; without values from nothing."""
@@ -168,13 +196,12 @@ def _fits(name: str, pattern: str) -> bool:
 
 
 def _tied(model: nn.Module) -> set[int]:
-    """Ids of parameters that several layers have."""
-    owners: dict[int, set[int]] = {}
+    """Ids of parameters that several layers have, or one that a plain attribute holds too."""
+    owners: dict[int, set[tuple[int, int]]] = {}
     for module in model.modules():
-        for parameter in module._parameters.values():
-            if parameter is not None:
-                owners.setdefault(id(parameter), set()).add(id(module))
+        held = [value for key, value in vars(module).items() if key not in OWN_KEYS]
+        for number, values in enumerate((module._parameters.values(), tree_leaves(held))):
+            for value in values:
+                if isinstance(value, nn.Parameter):
+                    owners.setdefault(id(value), set()).add((id(module), number))
     return {key for key, found in owners.items() if len(found) > 1}
-
-
-Apply = Callable[..., None]

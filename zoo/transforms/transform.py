@@ -24,6 +24,8 @@ from .target import Change, Target
 ARCHITECTURE = "transformed"
 """Name with timm of networks that were transformed (:mod:`.registered`)."""
 
+_WRAPPERS = ("DistributedDataParallel", "FullyShardedDataParallel", "FSDPModule")
+
 
 def transform(
     model: nn.Module | str,
@@ -58,10 +60,7 @@ def transform(
     """
     steps = read_spec(kind, options)
     fresh = isinstance(model, str) and not pretrained
-    if isinstance(model, str):
-        model = network_of(model, pretrained)
-    elif not isinstance(model, nn.Module):
-        raise ZooError(f"zoo.transform takes a network or a name, not a {type(model).__name__}.")
+    model = network_of(model, pretrained) if isinstance(model, str) else _checked(model)
     return apply_steps(copy_of(model), steps, input_size, fresh)
 
 
@@ -87,7 +86,16 @@ def plan(
     if isinstance(model, str):
         with torch.device("meta"):
             model = network_of(model)
-    return apply_steps(without_values(model), steps, input_size).zoo_report
+    return apply_steps(without_values(_checked(model)), steps, input_size).zoo_report
+
+
+def _checked(model: nn.Module) -> nn.Module:
+    if not isinstance(model, nn.Module):
+        raise ZooError(f"zoo.transform takes a network or a name, not a {type(model).__name__}.")
+    for module in model.modules():
+        if wrapper := next((c.__name__ for c in type(module).__mro__ if c.__name__ in _WRAPPERS), None):
+            raise ZooError(f"{wrapper} knows the tensors it was given: transform the network, then wrap it.")
+    return model
 
 
 def network_of(name: str, pretrained: bool = False, **kwargs: Any) -> nn.Module:
@@ -140,9 +148,16 @@ def apply_steps(
                 "layers=PATTERN."
             )
     after = size_of(without_values(model), image, before)
+    if before.macs is not None and after.macs is None:
+        raise ZooError(
+            f"{type(model).__name__} does not run with {write_spec(steps)}: its code reads more of a layer than what "
+            "it gives, such as conv.weight. Leave that layer out with layers=PATTERN."
+        )
     collapsed, words = collapsed_size(model, image, before)
     known = not to_come() and not any(p.is_meta for p in model.parameters())
     spec = write_spec(steps)
+    if not _is_read_back(spec):
+        raise ZooError(f"{spec!r} cannot be read again: options may hold no commas, colons or signs such as | and =.")
     if isinstance(said, Report):
         spec, changes = f"{said.transform}+{spec}", [*said.changes, *changes]
     report = Report(spec, tuple(changes), before, after, collapsed, words, total_error(squares, known))
@@ -152,6 +167,14 @@ def apply_steps(
     if report.changed:
         describe_transformed(model, spec)
     return model
+
+
+def _is_read_back(spec: str) -> bool:
+    """A saved network is made again from the string."""
+    try:
+        return write_spec(read_spec(spec)) == spec
+    except ZooError:
+        return False
 
 
 def _image_of(model: nn.Module) -> tuple[int, int, int]:
@@ -175,7 +198,7 @@ def describe_transformed(model: nn.Module, spec: str) -> None:
     if not isinstance(cfg, Mapping) or not is_model(cfg.get("architecture") or ""):
         return
     arguments = dict(getattr(model, "_model_args", None) or {})
-    if cfg["architecture"] == ARCHITECTURE:
+    if cfg["architecture"] == ARCHITECTURE and "collapsed" not in arguments:
         own = {key: arguments[key] for key in ("base", "base_args") if key in arguments}
     else:
         rest = {key: value for key, value in arguments.items() if key not in ("in_chans", "num_classes")}

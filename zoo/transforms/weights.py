@@ -15,6 +15,7 @@ from ..makers.shared import ReusedWeight, SharedWeight
 from ..makers.sparse import erk_counts
 from ..makers.symmetric import SymmetricWeight, check_type, symmetric_maker
 from ..makers.tied import TIED_UNITS, TiedWeight
+from ..reparam.walk import replace_parts
 from .kinds import Kind
 from .target import Target
 
@@ -38,6 +39,7 @@ def share(target: Target, templates: int, layers: Layers) -> None:
         count = min(templates, len(group))
         kernels = {name: conv.weight.detach().clone() for name, conv in group.items()}
         bank, coefficients = _bank(target, list(group.values()), count)
+        bank.requires_grad_(target.learned_by(group))
         for (name, conv), row in zip(group.items(), coefficients, strict=True):
             make_weight(conv, SharedWeight(bank), start=row)
             target.changed(name, conv, f"group {number}: {count} templates for {len(group)} layers", kernels[name])
@@ -142,7 +144,6 @@ def _mask(target: Target, layer: nn.Module, shape: tuple[int, ...], unit: str, o
 
 def _sparsify_bank(target: Target, bank: TemplateBank, names: list[str], sparsity: float) -> None:
     layers = [target.model.get_submodule(name) for name in names]
-    users = [m for m in target.model.modules() if isinstance(m, SharedWeight | ReusedWeight) and m.bank is bank]
     before = [layer.weight.detach().clone() for layer in layers]
     rows, size = bank.num_templates, math.prod(bank.templates.shape[1:])
     on = entries_on(rows * size, sparsity)
@@ -155,13 +156,7 @@ def _sparsify_bank(target: Target, bank: TemplateBank, names: list[str], sparsit
     masked = MaskedTemplateBank(bank, maker)
     if target.has_values(bank):
         maker.keep_largest_(learned_of(masked.kernels), on)
-    masked.train(bank.training)
-    for user in users:
-        user.bank = masked
-    for module in target.model.modules():
-        for key, child in list(module._modules.items()):
-            if child is bank:
-                module._modules[key] = masked
+    replace_parts(target.model, {bank: masked.train(bank.training)})
     for name, layer, kernel in zip(names, layers, before, strict=True):
         target.changed(name, layer, f"{on:,} of {rows * size:,} weights of {rows} templates", kernel)
 
@@ -182,6 +177,7 @@ def tie(target: Target, sparsity: float, unit: str, layers: Layers) -> None:
             continue
         before = conv.weight.detach().clone()
         target.put(conv, maker)
+        _keep_size(target, conv, before)
         target.changed(name, conv, f"{maker.rows:,} entries for {maker.index.numel():,} places", before)
 
 
@@ -197,7 +193,15 @@ def lowrank(target: Target, rank: int | float, layers: Layers) -> None:
             continue
         before = conv.weight.detach().clone()
         target.put(conv, maker)
+        _keep_size(target, conv, before, factors=2)
         target.changed(name, conv, f"rank {maker.rank} of {min(maker.sides)}", before)
+
+
+@torch.no_grad()
+def _keep_size(target: Target, conv: nn.Conv2d, before: Tensor, factors: int = 1) -> None:
+    """Of random kernels the nearest ones are smaller: what is learned grows until they have the norm there was."""
+    if target.fresh and target.has_values(conv) and (norm := conv.weight.norm()) > 0:
+        learned_of(conv).mul_((before.norm() / norm) ** (1 / factors))
 
 
 def _reason(error: ZooError) -> str:
