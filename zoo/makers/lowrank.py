@@ -120,7 +120,12 @@ def leading_factors(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
 
     They are those of the smaller side's Gram matrix, which takes a small part of the time of a full decomposition. The
     columns of the left factor are orthonormal, the rows of the right one orthogonal with the singular values as norms.
+
+    Raises:
+        ZooError: If a value is not finite.
     """
+    if not matrix.is_meta and not matrix.isfinite().all():
+        raise ZooError("A kernel has values that are not finite: nothing comes near it.")
     if matrix.shape[0] <= matrix.shape[1]:
         left = torch.linalg.eigh(matrix @ matrix.t())[1].flip(1)[:, :rank]
         return left, left.t() @ matrix

@@ -34,6 +34,7 @@ def build_model(
     cache_dir: str | None = None,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
+    room: int = 0,
     **kwargs: Any,
 ) -> nn.Module:
     """Build a registered network as ``timm.create_model`` asks for it.
@@ -53,6 +54,7 @@ def build_model(
         cache_dir: Where downloads are kept.
         device: Where the network is built.
         dtype: Type of its floating-point parameters and buffers.
+        room: So many values may be built for a small file of somebody's own, as they may for one an eighth as large.
         **kwargs: Other arguments of the network; ``collapsed``, a dict of :func:`zoo.reparameterize`'s options, makes
             it the network of plain layers that the pass makes of it, whose tensors are then the file's.
 
@@ -112,7 +114,7 @@ def build_model(
         own = pretrained and is_own_source(cfg) and not known
         if (wanted or own) and torch.get_default_device().type != "meta" and str(device) != "meta":
             elements = sum(tensor.numel() for tensor in tensors.values()) if own else 0
-            try_out(variant, wanted, lambda: cls(**arguments), 8 * elements + (1 << 20) if own else 0)
+            try_out(variant, wanted, lambda: cls(**arguments), max(8 * elements + (1 << 20), room) if own else 0)
         with contextlib.ExitStack() as stack:
             if as_it_is:  # every parameter will be the file's
                 stack.enter_context(torch.random.fork_rng(devices=()))
@@ -236,7 +238,13 @@ def _configuration_of(
 _USUAL = {"num_classes": 1 << 16, "in_chans": 256}
 """Values up to which these arguments make no network too large."""
 
-_TIMMS = {*inspect.signature(build_model_with_cfg).parameters} - {"kwargs"} | {"device", "dtype", "fixed", "levels"}
+_TIMMS = {*inspect.signature(build_model_with_cfg).parameters} - {"kwargs"} | {
+    "device",
+    "dtype",
+    "fixed",
+    "levels",
+    "room",
+}
 """Arguments that are timm's or ours and not a network's."""
 
 _WEIGHTS = ("weight", "parametrizations.weight.original")

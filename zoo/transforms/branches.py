@@ -63,7 +63,7 @@ class NormPlace(nn.Module):
             network: The parts of the network that collapses.
         """
         like, conv = self.before
-        if batch_norm == "fold" or isinstance(conv, PDBConv2d) or conv not in network:
+        if batch_norm == "fold" or isinstance(conv, PDBConv2d):
             if not self._modules:
                 return nn.Identity()
             return nn.Sequential(*map(copy.deepcopy, self._modules.values())).train(self.training)
@@ -193,10 +193,9 @@ def _branched(
             own.bn.bias.copy_(norm.bias)
         if isinstance(new, PDBConv2d):
             new.level_gate()
-    for module, like in ((own.conv, conv.weight), *((bn, norm.weight) for bn in new.batch_norms())):
-        if like is not None:
-            for parameter in module.parameters():
-                parameter.requires_grad_(like.requires_grad)
+    new.requires_grad_(weight.requires_grad)
+    for bn in new.batch_norms() if norm.affine else ():
+        bn.requires_grad_(norm.weight.requires_grad)
     return new.train(norm.training)
 
 

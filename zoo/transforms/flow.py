@@ -137,13 +137,11 @@ def _run(model: nn.Module, images: Tensor) -> Flow:
 def writes_kernel(layer: nn.Conv2d) -> bool:
     """Whether a layer's forward changes its kernel in place, as masked convolutions of autoregressive networks do."""
     twin = without_values(layer)
-    place, sides = (
-        _place(twin.weight),
-        [d * (k - 1) + 1 for k, d in zip(layer.kernel_size, layer.dilation, strict=True)],
-    )
+    memory = _memory(twin.weight)
+    sides = [d * (k - 1) + 1 for k, d in zip(layer.kernel_size, layer.dilation, strict=True)]
     with _Watch() as watch, contextlib.suppress(Exception):  # what needs other images than these is not seen through
         twin(torch.zeros(1, layer.in_channels, *sides, device="meta", dtype=twin.weight.dtype))
-    return place in watch.written or _place(twin.weight) != place
+    return memory._cdata in watch.written or _memory(twin.weight)._cdata != memory._cdata
 
 
 def _is_norm(module: nn.Module) -> bool:
@@ -151,9 +149,9 @@ def _is_norm(module: nn.Module) -> bool:
     return isinstance(module, _BatchNorm) or type(module).__name__.startswith("FrozenBatchNorm")
 
 
-def _place(tensor: Tensor) -> int:
-    """Equal for tensors that share memory."""
-    return tensor.untyped_storage()._cdata if tensor.layout == torch.strided else id(tensor)
+def _memory(tensor: Tensor) -> Any:
+    """What tensors that share memory have in common."""
+    return tensor.untyped_storage() if tensor.layout == torch.strided else tensor
 
 
 class _Watch(TorchDispatchMode):
@@ -163,15 +161,14 @@ class _Watch(TorchDispatchMode):
         super().__init__()
         self.inside: list[nn.Module] = []
         self.written: set[int] = set()
-        self.by: dict[
-            int, tuple[Tensor, set[nn.Module | None]]
-        ] = {}  # with the tensor, so that no other gets its place
+        self.by: dict[int, tuple[Any, set[nn.Module | None]]] = {}  # with the memory, so that no other gets its number
 
     def readers(self, tensor: Tensor) -> set[nn.Module | None]:
-        return self.by.get(_place(tensor), (tensor, set()))[1]
+        return self.by.get(_memory(tensor)._cdata, (None, set()))[1]
 
     def note(self, tensor: Tensor, layer: nn.Module | None = None) -> None:
-        self.by.setdefault(_place(tensor), (tensor, set()))[1].add(layer)
+        memory = _memory(tensor)
+        self.by.setdefault(memory._cdata, (memory, set()))[1].add(layer)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         for leaf in tree_leaves((args, kwargs)):
@@ -179,5 +176,5 @@ class _Watch(TorchDispatchMode):
                 self.note(leaf, self.inside[-1] if self.inside else None)
         for argument, value in zip(func._schema.arguments, args, strict=False):
             if argument.alias_info is not None and argument.alias_info.is_write and isinstance(value, Tensor):
-                self.written.add(_place(value))
+                self.written.add(_memory(value)._cdata)
         return func(*args, **(kwargs or {}))

@@ -14,6 +14,7 @@ from timm.models._features import FeatureGetterNet
 from torch import nn
 
 from ..errors import UnknownNameError, ZooError
+from ..models._bounded import try_out
 from ..models._build import build_model
 from ..suggest import close_names
 from ..weights.load import SOURCES
@@ -22,6 +23,9 @@ from .transform import ARCHITECTURE, apply_steps, network_of, transform
 
 __all__ = []  # filled by timm
 default_cfgs = generate_default_cfgs({ARCHITECTURE: {"classifier": "", "first_conv": ""}})
+_ROOM = 32
+"""Times the values of a network, which are registered until it is transformed, measured and collapsed."""
+
 _FEATURES = ("out_indices", "output_fmt", "norm", "return_dict")
 
 
@@ -69,8 +73,7 @@ def _from_pretrained(base: str, spec: str, kwargs: dict[str, Any]) -> nn.Module:
 
 def _build(base: str, spec: str, base_args: dict[str, Any], pretrained: bool, kwargs: dict[str, Any]) -> nn.Module:
     steps = read_spec(spec)
-    with torch.device("meta"):
-        sample = timm.create_model(base, **base_args)
+    sample = try_out(base, base_args, lambda: timm.create_model(base, **base_args))
     cfg = {key: value for key, value in sample.pretrained_cfg.items() if key not in (*SOURCES, "tag")}
     if kwargs.get("features_only"):
         _check_features(base, sample)
@@ -88,12 +91,20 @@ def _build(base: str, spec: str, base_args: dict[str, Any], pretrained: bool, kw
         levels=len(getattr(sample, "feature_info", ())),
         base_cfg=cfg,
         fixed={},
+        room=_ROOM * _size_of(base, base_args) if pretrained else 0,
         **kwargs,
     )
     for network in (model, getattr(model, "model", None)):
         if network is not None and hasattr(network, "pretrained_cfg"):
             network._model_args |= {"base": base, "base_args": base_args, "transform": spec}
     return model
+
+
+def _size_of(base: str, base_args: Mapping[str, Any]) -> int:
+    """Values of the architecture as it is registered: a file may have a small part of them."""
+    plain = base_args["base"] if base == ARCHITECTURE else base
+    with torch.device("meta"):
+        return sum(tensor.numel() for tensor in timm.create_model(plain).state_dict().values())
 
 
 def _check_features(base: str, model: nn.Module) -> None:

@@ -86,7 +86,7 @@ class Target:
         names = {name: m for name, m in self.model.named_modules() if isinstance(m, nn.Conv2d)}
         patterns = (layers,) if isinstance(layers, str) else layers
         if patterns is not None:
-            if bad := [p for p in patterns if not any(_fits(n, p) for n in names)]:
+            if bad := [p for p in patterns or [""] if not any(_fits(n, p) for n in names)]:
                 raise ZooError(f"{self.kind}: layers={bad[0]!r} names no convolution of this network.")
             names = {name: m for name, m in names.items() if any(_fits(name, p) for p in patterns)}
         outer, tied = self._outer_layers(), _tied(self.model)
@@ -94,8 +94,12 @@ class Target:
         for name, conv in names.items():
             if reason := outer.get(name) if name not in (patterns or ()) else None:
                 self.leave(name, conv, reason)
-            elif not is_made(conv) and id(conv.weight) in tied:
+            elif is_made(conv):
+                chosen[name] = conv
+            elif id(conv.weight) in tied:
                 self.leave(name, conv, "its weight serves elsewhere too")
+            elif not conv.weight.is_floating_point():
+                self.leave(name, conv, f"its kernel is of {conv.weight.dtype}")
             elif not type(conv).__module__.startswith(_KNOWN) and writes_kernel(conv):
                 self.leave(name, conv, "its forward changes its kernel")
             else:
