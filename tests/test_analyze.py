@@ -102,6 +102,9 @@ def test_singular_values():
     with torch.no_grad():
         conv.weight.zero_()
     assert kernel_spectra(conv)[0]["rank_90"] == 0
+    nn.init.constant_(conv.weight, math.nan)
+    with pytest.raises(zoo.ZooError, match="1: the kernel has values that are not finite"):
+        kernel_spectra(nn.Sequential(nn.ReLU(), conv))
 
 
 def test_a_staged_sparse_weight_and_a_folder_that_is_replaced(tmp_path, capsys):

@@ -3,20 +3,26 @@
 import functools
 import gzip
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
 from PIL import Image
+from timm.models import save_for_hf
 
+import zoo
 from zoo.cli import main
 from zoo.cli.demo import SAMPLE
 from zoo.deploy import deploy as deploying
 from zoo.deploy import engines, quantized
+from zoo.deploy.calibration import _spread
 from zoo.deploy.fused import fuse_convolutions
+from zoo.deploy.run_script import run_script
 from zoo.evaluation.predict import label_names, predict
 from zoo.named import load_named
 
@@ -222,6 +228,46 @@ def test_joined_convolutions_compute_the_same():
     for n in (1, 3):
         for a, b in zip(network(images[:n]), program.module()(images[:n]), strict=True):
             torch.testing.assert_close(a, b)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """A saved network of four classes, and one without a class."""
+    folder, how = tmp_path_factory.mktemp("saved"), {"layers": (1, 1, 1, 1), "channels": (8,) * 4}
+    for name, classes in (("net", 4), ("maps", 0)):
+        sizes = {"num_classes": classes, "pretrained_cfg_overlay": {"input_size": (3, 32, 32)}}
+        save_for_hf(timm.create_model("resnet18", **how, **sizes), folder / name, safe_serialization=True)
+    return folder
+
+
+def test_a_network_is_transformed_first(small, tmp_path, quick, capsys):
+    words = ("--transform", "sparsify:0.5", "--engine", "torch", "-o", tmp_path / "made", "--json")
+    assert deploy(small / "net", *words) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["name"] == "resnet18.net-sparsify_0.5" and facts["scores"]["max_relative"] < 1e-4
+    found = load_named(str(small / "net"), transform="sparsify:0.5")
+    images = torch.randn(2, 3, 32, 32)
+    scores = deploying._module("torch").load(tmp_path / "made" / facts["file"], 1, "fp32")(images.numpy())
+    torch.testing.assert_close(torch.from_numpy(scores), found.model(images).detach(), rtol=1e-3, atol=1e-4)
+    assert deploy(small / "maps", "--engine", "torch", "-o", tmp_path / "none") == 1
+    assert "no classes" in capsys.readouterr().err and not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"no image", None])
+def test_run_says_which_file_is_no_image(content, tmp_path):
+    script = run_script("import math\n\n\ndef load():\n    return None\n", "nothing")
+    (tmp_path / "run.py").write_text(script)
+    (tmp_path / "network.json").write_text('{"input_size": [3, 4, 4]}')
+    if content is not None:
+        (tmp_path / "x.png").write_bytes(content)
+    prepare = runpy.run_path(str(tmp_path / "run.py"))["prepare"]
+    with pytest.raises(SystemExit, match=r"x\.png: cannot be read as an image"):
+        prepare(tmp_path / "x.png")
+
+
+def test_one_training_image_is_too_few():
+    with pytest.raises(zoo.DataError, match="two at least"):
+        _spread("data", 1, 768)
 
 
 @pytest.mark.slow

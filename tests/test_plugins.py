@@ -83,15 +83,23 @@ except zoo.HashMismatchError as error:
         ["info", NAME],
         ["transform", NAME, "mirror", "--plan"],
     )
-    said = after_import("import timm, torch", [*(command.replace("WORDS", repr(w)) for w in words), use])
-    assert [code for _, code in said] == [0] * 5, said
+    carried = f"""{start}
+from zoo.cli import main
+assert main(["bundle", {NAME!r}, "-o", {str(site / "lab.zoo")!r}]) == 0
+assert main(["bundle", "--install", {str(site / "lab.zoo")!r}, "--to", {str(site / "there")!r}]) == 0
+import timm
+timm.create_model({f"local-dir:{site / 'there' / NAME}"!r}, pretrained=True)
+"""
+    codes = [*(command.replace("WORDS", repr(w)) for w in words), carried]
+    said = after_import("import timm, torch", [*codes, use])
+    assert [code for _, code in said] == [0] * 6, said
     for text in (said[0][0], said[1][0]):
         assert "lab_wrn_10_1" in text and "labzoo" in text
     assert NAME in said[0][0] and "our lab" in said[2][0] and "mirrored" in said[3][0]
     problems = [line for line in said[0][0].splitlines() if line.startswith("zoo: ")]
     assert len(problems) == 2 and all(str(site / "labzoo" / "weights_manifest.json") in line for line in problems)
     assert "bad_c10" in problems[0] and "wrn_16_1.zoo_c10" in problems[1]
-    assert said[4][0].endswith("0 differs\n")
+    assert said[5][0].endswith("0 differs\n")
 
 
 def test_a_broken_package_is_one_line(tmp_path):

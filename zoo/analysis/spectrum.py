@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils.parametrize import is_parametrized
 
+from ..errors import ZooError
 from ..layers.paradise import MixedConv2d, PDAConv2d
 from ..precision import full_precision
 from .branches import branch_kernels
@@ -21,6 +22,9 @@ def kernel_spectra(model: nn.Module) -> list[dict[str, Any]]:
         ``values``, descending; ``rank``, how many differ from 0 in the kernel's own precision; ``rank_90`` and
         ``rank_99``, how many the first of them carry 90 % and 99 % of the sum of squares. The branches of a ParaDise
         layer count as their sum, that is with equal gates.
+
+    Raises:
+        ZooError: If a kernel has a value that is not finite.
     """
     found, inside = [], set()
     for name, layer in model.named_modules():
@@ -38,6 +42,8 @@ def kernel_spectra(model: nn.Module) -> list[dict[str, Any]]:
             precision = kernel.dtype
         else:
             continue
+        if not kernel.isfinite().all():
+            raise ZooError(f"{name}: the kernel has values that are not finite.")
         values = torch.linalg.svdvals(kernel.double().flatten(1)).cpu()
         rounding = max(kernel.flatten(1).shape) * torch.finfo(precision).eps
         found.append(

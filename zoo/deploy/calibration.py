@@ -38,15 +38,18 @@ def training_images(found: Named, dataset: str, data: str | Path, config: dict[s
     if info.name == "imagenet":
         folder = ImageFolder(Path(data).expanduser() / "train", inside=(), channels=channels)
         folder.transform = evaluation_transform(config)
-        return np.stack([folder[index][0].numpy() for index in _spread(len(folder), count)])
+        places = _spread(data, len(folder), count)
+        return np.stack([folder[index][0].numpy() for index in places])
     images, _ = load_arrays(info.name, data, "train")
     if images.shape[1] != channels:
         raise DataError(f"{found.name} takes images of {channels} channels, {info.name} has {images.shape[1]}.")
-    pixels = torch.from_numpy(images[_spread(len(images), count)]).float() / 255
+    pixels = torch.from_numpy(images[_spread(data, len(images), count)]).float() / 255
     mean, std = (torch.tensor(config[key]).view(-1, 1, 1) for key in ("mean", "std"))
     return ((pixels - mean) / std).numpy()
 
 
-def _spread(of: int, count: int) -> np.ndarray:
+def _spread(data: str | Path, of: int, count: int) -> np.ndarray:
+    if of < 2:
+        raise DataError(f"{data}: int8 takes training images to calibrate on and others to compare on, two at least.")
     places = np.linspace(0, of - 1, min(count, of)).round().astype(int)
     return np.random.default_rng(0).permutation(places)

@@ -75,6 +75,8 @@ def deploy(
         Path(folder).expanduser(), _PRODUCER, FACTS, lambda known: (known["file"], "run.py", "README.md")
     )
     names, left_out = usable_engines(engine, precision)
+    if not found.model.num_classes:
+        raise ZooError(f"{found.name} has no classes, and run.py says which one an image is of: use zoo export.")
     dataset = dataset or found.dataset
     if (accuracy or precision == "int8") and not (data and dataset):
         missing = "--data DIR, the folder of the data set" if dataset else "--dataset NAME and --data DIR"

@@ -6,8 +6,7 @@ from typing import Any
 from ..errors import ZooError
 
 _SCRIPT = '''"""Classify image files: python run.py IMAGE ...    Needs {needs}, numpy and Pillow."""
-import json
-import sys
+import json, sys
 from pathlib import Path
 
 import numpy as np
@@ -21,16 +20,17 @@ FACTS = json.loads((HERE / "network.json").read_text(encoding="utf-8"))
 def prepare(path):
     """An image file of 8 bits a channel as (1, channels, height, width), float32; what is transparent becomes white."""
     channels, height, width = FACTS["input_size"]
-    image = ImageOps.exif_transpose(Image.open(path))
+    try:
+        image = ImageOps.exif_transpose(Image.open(path))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        sys.exit(f"{{path}}: cannot be read as an image ({{error}}).")
     if image.mode.startswith(("I", "F")):
         sys.exit(f"{{path}}: an image of 8 bits a channel is needed, not of Pillow's mode {{image.mode}}.")
     if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
     image = (image if image.mode == "L" else image.convert("RGB")).convert("L" if channels == 1 else "RGB")
-    short, size = FACTS["resize"], image.size
-    if min(size) != short:
-        image = image.resize([int(short * side / min(size)) for side in size], Image.Resampling[FACTS["interpolation"]])
+    size = [int(FACTS["resize"] * side / min(image.size)) for side in image.size]
+    image = image.resize(size, Image.Resampling[FACTS["interpolation"]])
     left, top = round((image.width - width) / 2), round((image.height - height) / 2)
     image = image.crop((left, top, left + width, top + height))
     pixels = np.asarray(image, np.float32).reshape(height, width, channels) / 255
