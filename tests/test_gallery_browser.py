@@ -235,7 +235,9 @@ def test_a_theme_is_chosen_and_remembered(visit):
     theme = "() => [document.documentElement.dataset.theme, getComputedStyle(document.body).backgroundColor]"
     before = page.evaluate(theme)
     page.click("#theme")
-    page.wait_for_function(f"before => ({theme})()[1] !== before", arg=before[1])
+    from playwright.sync_api import expect  # which the visitor needed too
+
+    expect(page.locator("body")).not_to_have_css("background-color", before[1])
     after = page.evaluate(theme)
     assert (before[0], after[0]) == ("light", "dark")
     assert page.locator("#theme").get_attribute("aria-pressed") == "true"
