@@ -27,7 +27,7 @@ def test_tables_counts_and_cards_are_up_to_date():
 
 def test_a_page_that_is_not_as_it_should_be_is_named(monkeypatch):
     monkeypatch.setitem(update_docs.TABLES, "goals", lambda: "other\n")
-    with pytest.raises(SystemExit, match=r"^Run python scripts/update_docs.py: docs/deployment.md\.$"):
+    with pytest.raises(SystemExit, match=r"^Run python scripts/update_docs.py: docs/deploy.md\.$"):
         update_docs.main(["--check"])
     with pytest.raises(KeyError, match="nobodys"):
         update_docs.updated("<!-- nobodys: made by scripts/update_docs.py -->\n<!-- /nobodys -->\n")
@@ -68,7 +68,7 @@ def test_what_sharing_found_is_of_the_weight_as_it_is_now():
 
 
 def test_speed_is_told_as_it_was_measured():
-    page = (ROOT / "docs" / "deployment.md").read_text()
+    page = (ROOT / "docs" / "deploy.md").read_text()
     rows = json.loads((ROOT / "docs" / "goals.json").read_text())["goals"]
     for row in rows:
         (line,) = (line for line in page.splitlines() if line.startswith(f"| {row['what']} |"))
