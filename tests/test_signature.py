@@ -224,6 +224,9 @@ def test_published_mirrored_and_fetched_file_by_file(tmp_path, keys, own_cache, 
     monkeypatch.setenv("HF_TOKEN", "hf_right")
     with running_hub(WritableHub()) as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)  # old clients take addresses apart by it
+        template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"  # and have it in two places
+        monkeypatch.setattr("huggingface_hub.file_download.HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
         for again in (False, True):
             (done,) = publish(prepare([SPARSE], "org", key=keys[0]), connect(hub.url), changed)
             assert done.changed is not again
