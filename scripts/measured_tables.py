@@ -186,7 +186,7 @@ def deployed_speed() -> str:
             for precision, goal in zip(("fp32", "bf16"), DEPLOY_GOALS.get((name, row["batch"]), ()), strict=False):
                 value = row["ratios"][f"PyTorch {precision}"]["median"]
                 reached = "reached" if value <= goal else f"missed by {value - goal:.2f}"
-                what = f"PyTorch's file in {precision}, images at once: {row['batch']}"
+                what = f"PyTorch's file in {precision}, {row['batch']} at once"
                 lines.append(f"- {what}: {value:.2f}, goal {goal:.2f}, {reached}.")
         parts.append("\n".join(lines))
     text = "Not measured yet: `scripts/measure_deployed.py speed`. Each card has its own times."
