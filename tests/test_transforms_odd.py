@@ -266,6 +266,15 @@ def test_options_are_read_alike_from_python_and_from_strings(kind, options, spec
         assert planned.transform == spec and planned == zoo.plan(Net(), spec, **SIZE)
 
 
+def test_what_surrounds_the_call_has_no_effect():
+    net = Net().eval()
+    with torch.inference_mode(), torch.device("meta"), torch.autocast("cpu", torch.bfloat16):
+        twins = [zoo.transform(net, spec, **SIZE) for spec in ("share:1+sparsify:0.5", "tie:0.5", "pd_a")]
+    for twin in twins:
+        twin(images().float()).sum().backward()
+        assert {(p.dtype, p.device.type) for p in twin.parameters()} == {(torch.float32, "cpu")}
+
+
 def test_layers_that_have_numbers_for_names():
     model = nn.Sequential(nn.Sequential(*(nn.Conv2d(3, 3, 3) for _ in range(12))))
     for kind, options in (("share:layers=0.1|0.10", {}), ("share", {"layers": ["0.1", "0.10"]})):

@@ -7,7 +7,6 @@ batch; so a PD convolution is a layer and not a maker of one kernel.
 """
 
 import copy
-import math
 from collections.abc import Collection, Iterable, Sequence
 
 import torch
@@ -18,15 +17,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ..errors import UnknownNameError, ZooError
 from ..makers.hooks import copy_of
 from ..precision import full_precision, same_format
-from .batch_norm import folded_tensors
-from .stacked import can_stack, densify, is_eager, pad_to_3x3, pays, stacked_conv_bn
+from .branch import ConvBranch, SkeletonBranch, make_branch
+from .stacked import can_stack, is_eager, pays, stacked_conv_bn
 
 BRANCHES = ("standard1", "standard2", "skeleton", "group")
 """Names of the branches, in the order of the gate."""
 
 AC_BRANCHES = ("standard1", "skeleton")
 
-_GROUPS = 64  # of the group branch, at every width the paper uses
 _CACHE = 16 * 2**20  # bytes of kernels that a CPU keeps at hand
 
 
@@ -46,71 +44,6 @@ def branch_names(branches: str | Sequence[str]) -> tuple[str, ...]:
     if not names or len(set(names)) != len(names):
         raise ZooError(f"branches {names} must name at least one of {', '.join(BRANCHES)}, and none twice.")
     return tuple(name for name in BRANCHES if name in names)
-
-
-class ConvBranch(nn.Module):
-    """A bias-free convolution that keeps the map at stride 1, and its batch norm.
-
-    Args:
-        in_channels: Channels in.
-        out_channels: Channels out.
-        stride: Stride, in both directions.
-        kernel_size: Height and width of the kernel, each 1 or 3.
-        groups: Groups of the convolution.
-    """
-
-    def __init__(
-        self, in_channels: int, out_channels: int, stride: int, kernel_size: tuple[int, int] = (3, 3), groups: int = 1
-    ):
-        super().__init__()
-        padding = (kernel_size[0] // 2, kernel_size[1] // 2)
-        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, groups=groups, bias=False)
-        self.bn = nn.BatchNorm2d(out_channels)
-        # Fan-out is out_channels * height * width: the number of groups does not enter.
-        nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(batch, in_channels, height, width) -> (batch, out_channels, height / stride, width / stride)."""
-        return self.bn(self.conv(x))
-
-    @full_precision()
-    def fold(self) -> tuple[Tensor, Tensor]:
-        """Eval mode's equal as a dense 3x3 kernel (out, in, 3, 3) and a bias (out,), both float64.
-
-        Raises:
-            ZooError: If the convolution or batch norm was changed to one that is no 3x3 convolution with bias.
-        """
-        conv, sides = self.conv, self.conv.kernel_size
-        padding = (sides[0] // 2, sides[1] // 2)
-        if (conv.padding, conv.padding_mode, conv.dilation) != (padding, "zeros", (1, 1)):
-            raise ZooError(f"This branch is no part of a 3x3 convolution: {conv}.")
-        kernel, bias = folded_tensors(conv, self.bn)
-        return pad_to_3x3(densify(kernel, conv.groups)), bias
-
-
-class SkeletonBranch(nn.Module):
-    """The sum of a 3x1 and a 1x3 convolution, each after a batch norm of its own."""
-
-    def __init__(self, in_channels: int, out_channels: int, stride: int):
-        super().__init__()
-        self.vertical = ConvBranch(in_channels, out_channels, stride, (3, 1))
-        self.horizontal = ConvBranch(in_channels, out_channels, stride, (1, 3))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(batch, in_channels, height, width) -> (batch, out_channels, height / stride, width / stride)."""
-        return self.vertical(x) + self.horizontal(x)
-
-    def fold(self) -> tuple[Tensor, Tensor]:
-        """As :meth:`ConvBranch.fold`; the kernel is a cross, whose centre gets both parts."""
-        (vertical, bias), (horizontal, other_bias) = self.vertical.fold(), self.horizontal.fold()
-        return vertical + horizontal, bias + other_bias
-
-
-def _make_branch(name: str, in_channels: int, out_channels: int, stride: int) -> nn.Module:
-    if name == "skeleton":
-        return SkeletonBranch(in_channels, out_channels, stride)
-    groups = math.gcd(_GROUPS, in_channels, out_channels) if name == "group" else 1
-    return ConvBranch(in_channels, out_channels, stride, groups=groups)
 
 
 class PDAConv2d(nn.Module):
@@ -134,7 +67,7 @@ class PDAConv2d(nn.Module):
             )
         self.in_channels, self.out_channels, self.stride = in_channels, out_channels, stride
         names = branch_names(branches)
-        self.branches = nn.ModuleDict({name: _make_branch(name, in_channels, out_channels, stride) for name in names})
+        self.branches = nn.ModuleDict({name: make_branch(name, in_channels, out_channels, stride) for name in names})
 
     norm_place: tuple[nn.Module, ...] = ()  # what zoo.transform put in place of the batch norm behind the convolution
     had_bias = False

@@ -27,6 +27,7 @@ ARCHITECTURE = "transformed"
 _WRAPPERS = ("DistributedDataParallel", "FullyShardedDataParallel", "FSDPModule")
 
 
+@full_precision()
 def transform(
     model: nn.Module | str,
     kind: str,
@@ -64,6 +65,7 @@ def transform(
     return apply_steps(copy_of(model), steps, input_size, fresh)
 
 
+@full_precision()
 def plan(
     model: nn.Module | str, kind: str, *, input_size: tuple[int, int, int] | None = None, **options: Any
 ) -> Report:
