@@ -275,6 +275,13 @@ def test_what_surrounds_the_call_has_no_effect():
         assert {(p.dtype, p.device.type) for p in twin.parameters()} == {(torch.float32, "cpu")}
 
 
+def test_the_command_says_that_values_are_random(tmp_path, capsys):
+    assert main(["transform", "test_resnet", "sparsify:0.5", "-o", str(tmp_path / "made")]) == 0
+    assert "random, --pretrained" in capsys.readouterr().err
+    assert main(["transform", str(tmp_path / "made"), "share:2", "-o", ""]) == 1
+    assert "there already" in capsys.readouterr().err
+
+
 def test_layers_that_have_numbers_for_names():
     model = nn.Sequential(nn.Sequential(*(nn.Conv2d(3, 3, 3) for _ in range(12))))
     for kind, options in (("share:layers=0.1|0.10", {}), ("share", {"layers": ["0.1", "0.10"]})):

@@ -57,11 +57,12 @@ def _transform(options: argparse.Namespace) -> None:
     spec, size = _spec(options), _input_size(options.input_size)
     if options.plan and options.output:
         raise ZooError("--plan changes and writes nothing: leave it or --output out.")
-    if options.output and Path(options.output).exists():
-        raise ZooError(f"{options.output} is there already: name another folder.")
+    if options.output is not None and Path(options.output).exists():
+        raise ZooError(f"{options.output or '.'} is there already: name another folder.")
     model: Any = options.network
     if "/" in model or model.startswith((LOCAL, *HUB)) or (Path(model).is_dir() and not is_model(model.split(".")[0])):
         model = load_named(model).model  # a folder has weights
+    random = isinstance(model, str) and not options.pretrained
     if options.plan:
         report = plan(model, spec, input_size=size)
     else:
@@ -74,8 +75,10 @@ def _transform(options: argparse.Namespace) -> None:
         _save(model, Path(options.output))
     print(json.dumps(report.to_dict(), indent=2) if options.json else report)
     if options.output:
+        drawn = "its values are random, --pretrained begins with a weight's; " if random else ""
         print(
-            f"zoo: timm.create_model('local-dir:{options.output}', pretrained=True) after import zoo", file=sys.stderr
+            f"zoo: {drawn}timm.create_model('local-dir:{options.output}', pretrained=True) after import zoo",
+            file=sys.stderr,
         )
 
 
