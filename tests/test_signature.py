@@ -225,8 +225,10 @@ def test_published_mirrored_and_fetched_file_by_file(tmp_path, keys, own_cache, 
     with running_hub(WritableHub()) as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
         monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)  # old clients take addresses apart by it
-        template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"  # and have it in two places
-        monkeypatch.setattr("huggingface_hub.file_download.HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
+        template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
+        for module in ("constants", "file_download"):  # where new clients have it, and old ones
+            place = f"huggingface_hub.{module}.HUGGINGFACE_CO_URL_TEMPLATE"
+            monkeypatch.setattr(place, template, raising=False)
         for again in (False, True):
             (done,) = publish(prepare([SPARSE], "org", key=keys[0]), connect(hub.url), changed)
             assert done.changed is not again
