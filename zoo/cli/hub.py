@@ -1,8 +1,10 @@
 """``zoo bundle``, ``zoo mirror`` and ``zoo publish``: passing weights on."""
 
 import argparse
+import contextlib
 import functools
 import json
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -94,6 +96,8 @@ def _mirror(options: argparse.Namespace) -> None:
     if not options.serve:
         print(f"{options.folder}: serve it with zoo mirror {options.folder} --serve")
         return
+    with contextlib.suppress(ValueError):  # not in the first thread; a service that is stopped leaves no pages behind
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     with tempfile.TemporaryDirectory(prefix="repara-zoo-", ignore_cleanup_errors=True) as folder:
         pages = functools.partial(_write_pages, Path(folder), read_index(Path(options.folder)))
         with MirrorServer(options.folder, options.host, options.port, pages) as server:
