@@ -8,6 +8,7 @@ For each network and kind: transform, give batch norms random statistics, run in
 
 import argparse
 import collections
+import copy
 import json
 import sys
 import time
@@ -144,13 +145,22 @@ def try_kind(
         other = sorted({*plain.state_dict()} ^ {*source.state_dict()})[:3]
         return {"status": "fail", "why": f"came back with other keys: {', '.join(other) or 'their order'}"}
     gap = largest_gap([outputs_of(model, i) for i in inputs], [outputs_of(plain, i) for i in inputs])
-    if not gap <= TOLERANCE:
-        return {"status": "fail", "why": f"collapsed it differs by {gap:.1e}"}
+    if not gap <= TOLERANCE and not gap <= (own := rounding(model, inputs)):
+        return {"status": "fail", "why": f"collapsed it differs by {gap:.1e}, by rounding alone by {own:.1e}"}
     plan = zoo.plan(source, SPECS[kind]) if planned else report
     if plan.after != report.after or plan.collapsed != report.collapsed:
         return {"status": "fail", "why": "the plan said something else"}
     return {"status": "pass", "changed": len(report.changed), "layers": len(report.changed) + len(report.left_alone),
             "parameters": [report.before.parameters, report.after.parameters, report.after.on], "gap": gap}  # fmt: skip
+
+
+def rounding(model: nn.Module, inputs: list[torch.Tensor]) -> float:
+    """What changing each parameter by a few of float64's last digits does: random statistics make some steep."""
+    torch.manual_seed(0)
+    near = copy.deepcopy(model)
+    for parameter in near.parameters():
+        parameter.mul_(1 + 1e-15 * torch.randn_like(parameter))
+    return largest_gap([outputs_of(model, i) for i in inputs], [outputs_of(near, i) for i in inputs])
 
 
 def largest_gap(first: list[list[torch.Tensor]], second: list[list[torch.Tensor]]) -> float:

@@ -313,7 +313,7 @@ def test_pages_are_accessible_and_fit_a_phone(browser, site, path, theme):
 @pytest.mark.parametrize(
     ("patched", "value", "words"),
     [
-        ("try_page.ENGINE", ROOT / "nowhere", "Build the gallery from a checkout of the repository"),
+        ("try_page.ENGINE", ROOT / "nowhere", "install the package anew"),
         ("try_page.require", lambda *_: _refuse("pip install 'repara-zoo[export]'"), "pip install"),
         ("at_hand.is_here", lambda name: False, f"after zoo fetch {FMNIST}"),
     ],

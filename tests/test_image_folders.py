@@ -172,6 +172,7 @@ def recorded_main(words: list[str]) -> list:
     return seen
 
 
+@pytest.mark.slow
 def test_two_processes_see_the_batches_of_one(photos, tmp_path):
     """With a network whose last parameters have no part in small maps, as gather-excite's at any size.
 

@@ -33,7 +33,7 @@ def wheel(tmp_path_factory):
 @pytest.fixture(scope="module")
 def installed(wheel, tmp_path_factory):
     folder = tmp_path_factory.mktemp("installed")
-    assert wheel.stat().st_size < 3 << 20
+    assert wheel.stat().st_size < 6 << 20, "2.2 MiB of it are ONNX Runtime Web, for galleries"
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(folder / "site")
     return folder / "site"
@@ -74,7 +74,7 @@ def test_demo_from_the_wheel_and_what_is_not_in_it_is_not_called_pretrained(inst
 def test_the_sdist_is_small_and_gives_the_same_wheel(wheel, tmp_path):
     """To the byte, so that what is installed does not depend on the way it came."""
     sdist = build("sdist", ROOT, tmp_path)
-    assert sdist.stat().st_size < 3 << 20
+    assert sdist.stat().st_size < 6 << 20
     with tarfile.open(sdist) as archive:
         names = {name.split("/", 1)[1] for name in archive.getnames()}
         archive.extractall(tmp_path / "unpacked", filter="data")

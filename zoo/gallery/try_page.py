@@ -24,7 +24,7 @@ NETWORKS = ("lrunet1_100.zoo_fmnist", "symm_wrn_16_1.zoo_c10")
 """The weights that are tried: small ones, whose forms are different work."""
 
 ENGINE = Path(__file__).parent / "onnxruntime_web"
-"""ONNX Runtime Web, as ``scripts/vendor_gallery.py`` fetched it; a checkout has it, an installed package does not."""
+"""ONNX Runtime Web, as ``scripts/vendor_gallery.py`` fetched it."""
 
 FORMS = ("train form", "collapsed")
 SAMPLE = PACKAGE / "data" / "fashion_mnist_1000"
@@ -65,8 +65,8 @@ def _engine(folder: Path) -> tuple[str, str]:
     loader, wasm = (ENGINE / f"ort-wasm-simd-threaded.{ending}" for ending in ("mjs", "wasm.xz"))
     if not (is_file(loader) and is_file(wasm)):
         return "", (
-            "The engine, ONNX Runtime Web, is not part of the installed package, which it would make twice as large. "
-            "Build the gallery from a checkout of the repository, which has it."
+            "The engine, ONNX Runtime Web, is not in the package's folder gallery/onnxruntime_web: install the package "
+            "anew, or in a checkout run python scripts/vendor_gallery.py."
         )
     try:
         files = {"loader": loader.read_bytes(), "wasm": lzma.decompress(wasm.read_bytes())}
