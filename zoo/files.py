@@ -1,12 +1,13 @@
 """Files: only plain ones are opened, and what is written is never seen half; folders for downloads."""
 
+import contextlib
 import errno
 import json
 import os
 import secrets
 import shutil
 import stat
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -130,6 +131,28 @@ def place_of_result(
     except (OSError, ValueError, KeyError, TypeError):
         raise ZooError(f"{folder} holds files that {command} did not write: give another name.") from None
     return folder
+
+
+@contextlib.contextmanager
+def folder_in_making(folder: Path) -> Iterator[Path]:
+    """A new folder to write a command's result into: it takes its place when all is written, or nothing has changed.
+
+    Args:
+        folder: Where the result is to be, as :func:`place_of_result` allowed it.
+
+    Raises:
+        ZooError: If it cannot be written.
+    """
+    part = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.part")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        part.mkdir()
+        yield part
+        replace_folder(part, folder)
+    except OSError as error:
+        raise ZooError(f"{error.filename or folder}: cannot be written ({error.strerror or error}).") from None
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def replace_folder(part: Path, folder: Path) -> None:

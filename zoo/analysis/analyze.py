@@ -1,8 +1,6 @@
 """``zoo analyze``: what there is to see in a network, as pictures and numbers in a folder."""
 
 import json
-import secrets
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +8,7 @@ from typing import Any
 from ..errors import ZooError
 from ..evaluation.validate import validate
 from ..extras import headless_pyplot
-from ..files import place_of_result, replace_folder
+from ..files import folder_in_making, place_of_result
 from ..makers.base import made_tensors
 from ..named import Named
 from ..version import __version__
@@ -72,10 +70,7 @@ def analyze(
     facts["made"] = bool(made_tensors(found.model) or branched_layers(found.model))
     facts["files"] = [f"{name}.{form}" for name in drawn for form in _FORMS]
     facts |= drawn | {"left_out": {name: why for name, why in subjects.items() if isinstance(why, str)}}
-    part = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.part")
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        part.mkdir()
+    with folder_in_making(folder) as part:
         (part / FACTS).write_text(json.dumps(facts) + "\n", encoding="utf-8")
         for name, numbers in drawn.items():
             with pyplot.rc_context({"svg.hashsalt": name}):
@@ -83,11 +78,6 @@ def analyze(
                 for form, metadata in _FORMS.items():
                     figure.savefig(part / f"{name}.{form}", dpi=110, metadata=metadata, bbox_inches="tight")
                 pyplot.close(figure)
-        replace_folder(part, folder)
-    except OSError as error:
-        raise ZooError(f"{error.filename or folder}: cannot be written ({error.strerror or error}).") from None
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
     return facts
 
 

@@ -3,7 +3,6 @@
 import importlib
 import importlib.metadata
 import json
-import secrets
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +21,7 @@ from ..evaluation.predictions import Predictions
 from ..evaluation.result import Result
 from ..evaluation.validate import validate
 from ..extras import DISTRIBUTION
-from ..files import place_of_result, replace_folder
+from ..files import folder_in_making, place_of_result
 from ..named import Named
 from ..outputs import gap_of, outputs_of
 from ..reparam import reparameterize
@@ -92,10 +91,7 @@ def deploy(
     if weight := weight_of(found.model, found.name):
         facts |= {"licence": weights()[weight]["licence"]}
     facts["sha256"] = found.sha256
-    part = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.part")
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        part.mkdir()
+    with folder_in_making(folder) as part:
         run, measured = _make(found, part, names, precision, training)
         facts |= measured
         if engine == AUTO:
@@ -106,11 +102,6 @@ def deploy(
         texts = {"run.py": script, FACTS: json.dumps(facts, indent=2)}
         for name, text in (texts | {"README.md": card(facts)}).items():
             (part / name).write_text(text + "\n" * (not text.endswith("\n")), encoding="utf-8")
-        replace_folder(part, folder)
-    except OSError as error:
-        raise ZooError(f"{error.filename or folder}: cannot be written ({error.strerror or error}).") from None
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
     return facts
 
 

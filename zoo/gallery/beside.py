@@ -10,6 +10,7 @@ from ..files import LARGEST_TEXT, is_file, read_file
 from ..weights.audit import predictions_here
 from ..weights.fetch import staged_file
 from ..weights.manifest import predictions_facts, weights
+from ..weights.manifest_check import shape_problem
 from ..weights.verify import mismatch, sha256_of
 
 STORIES = {
@@ -87,26 +88,10 @@ def _read(path: Path) -> Any:
         text = read_file(path, LARGEST_TEXT).decode("utf-8")
         lines = [text] if path.suffix != ".jsonl" else [line for line in text.splitlines() if line.strip()]
         values = [json.loads(line, parse_constant=lambda _: None) for line in lines]  # a loss that is not finite
-        if problem := next((p for value in values if (p := _problem(value, SHAPES.get(path.name, {}), "it"))), ""):
+        if problem := next((p for value in values if (p := shape_problem(value, SHAPES.get(path.name, {}), "it"))), ""):
             raise ValueError(problem)
     except (OSError, ValueError, RecursionError) as error:
         raise ZooError(
             f"{path}: cannot be read ({' '.join(str(error).split())[:200]}): restore or remove it."
         ) from None
     return values if path.suffix == ".jsonl" else values[0]
-
-
-def _problem(value: Any, shape: Any, place: str) -> str:
-    """Where a value is not of the shape; empty if it is."""
-    if isinstance(shape, dict):
-        if not isinstance(value, dict):
-            return f"{place} is not an object"
-        if missing := next((key for key in shape if key not in value), None):
-            return f"{place} lacks {missing!r}"
-        return next(filter(None, (_problem(value[key], inner, key) for key, inner in shape.items())), "")
-    if isinstance(shape, list):
-        if not isinstance(value, list):
-            return f"{place} is not a list"
-        return next(filter(None, (_problem(item, shape[0], place) for item in value)), "")
-    fits = isinstance(value, shape) and not isinstance(value, bool)
-    return "" if fits else f"{place} cannot be {str(value)[:60]!r}"

@@ -1,15 +1,13 @@
 """``zoo gallery``: the folder of the site, whole or not at all."""
 
 import json
-import secrets
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..errors import ZooError
 from ..extras import require
-from ..files import place_of_result, replace_folder
+from ..files import folder_in_making, place_of_result
 from ..version import __version__
 from ..weights.manifest import weights
 
@@ -51,19 +49,11 @@ def build(
     folder = place_of_result(Path(output).expanduser(), _PRODUCER, FACTS, _top)
     _refuse_additions(folder)
     names = choose(patterns) if patterns else list(weights())
-    part = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.part")
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        part.mkdir()
+    with folder_in_making(folder) as part:
         write_pages(part, names, dict(data or {}), progress, try_it)
         facts = {"producer": _PRODUCER, "version": __version__, "weights": names}
         facts["files"] = sorted(str(path.relative_to(part).as_posix()) for path in part.rglob("*") if path.is_file())
         (part / FACTS).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-        replace_folder(part, folder)
-    except OSError as error:
-        raise ZooError(f"{error.filename or folder}: cannot be written ({error.strerror or error}).") from None
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
     return facts
 
 

@@ -86,7 +86,7 @@ def problem_of_entry(name: str, entry: Any, papers: dict[str, Any], family_of: M
     """
     if not _NAME.fullmatch(name):
         return "its name is not arch.tag"
-    if problem := _problem(entry, _ENTRY, "it"):
+    if problem := shape_problem(entry, _ENTRY, "it"):
         return problem
     arch, family = name.split(".")[0], entry["family"]
     if family_of and arch not in family_of:
@@ -94,25 +94,27 @@ def problem_of_entry(name: str, entry: Any, papers: dict[str, Any], family_of: M
     if family_of and family_of[arch] != family:
         return f"{arch} is of the family {family_of[arch]!r}, not {family!r}"
     paper = papers.get(family)
-    if _problem(paper, {"title": str, "arxiv": _TEXT_OR_NONE}, "") or not (paper["arxiv"] or paper.get("doi")):
+    if shape_problem(paper, {"title": str, "arxiv": _TEXT_OR_NONE}, "") or not (paper["arxiv"] or paper.get("doi")):
         return f"papers lacks its family {family!r}, or title, arxiv or doi of that"
     for key in _OPTIONAL.keys() & {key for key, value in entry.items() if key != "paper_result" or value}:
-        if problem := _problem(entry[key], _OPTIONAL[key], key):
+        if problem := shape_problem(entry[key], _OPTIONAL[key], key):
             return problem
     if "collapsed" in entry:
         shape = {"reason": str} if entry["collapsed"]["path"] is None else {**_FILE, "parameters": int}
-        if problem := _problem(entry["collapsed"], shape, "collapsed"):
+        if problem := shape_problem(entry["collapsed"], shape, "collapsed"):
             return problem
     if any(len(result["interval95"]) != 2 for result in entry["results"]):
         return "interval95 has two ends"
     for result in entry["results"]:
-        if problem := _problem(result, {key: float for key in ("nll", "calibration_error") if key in result}, "result"):
+        if problem := shape_problem(
+            result, {key: float for key in ("nll", "calibration_error") if key in result}, "result"
+        ):
             return problem
     for source in entry["sources"]:
         kind = source.get("kind")
         if not isinstance(kind, str) or kind not in _SOURCES:
             return f"a source has the unknown kind {str(kind)[:40]!r}"
-        if problem := _problem(source, _SOURCES[kind], f"its {kind} source"):
+        if problem := shape_problem(source, _SOURCES[kind], f"its {kind} source"):
             return problem
     return ""
 
@@ -120,14 +122,14 @@ def problem_of_entry(name: str, entry: Any, papers: dict[str, Any], family_of: M
 def is_base(entry: Any) -> bool:
     """Whether an entry of the manifest's ``warm_starts`` has what its use relies on."""
     shape = {"revision": _TEXT_OR_NONE, "sha256": _TEXT_OR_NONE, "networks": dict}
-    if _problem(entry, shape, "") or (entry["revision"] is None) != (entry["sha256"] is None):
+    if shape_problem(entry, shape, "") or (entry["revision"] is None) != (entry["sha256"] is None):
         return False
     if entry["revision"] and not (COMMIT.fullmatch(entry["revision"]) and SHA256.fullmatch(entry["sha256"])):
         return False
-    return all(not _problem(network, {"family": str, "kind": str}, "") for network in entry["networks"].values())
+    return all(not shape_problem(network, {"family": str, "kind": str}, "") for network in entry["networks"].values())
 
 
-def _problem(value: Any, shape: Any, place: str) -> str:
+def shape_problem(value: Any, shape: Any, place: str) -> str:
     """Where a value has not the shape: a type, types, a pattern, a list of one shape, or a dict of shapes by key."""
     if isinstance(shape, dict):
         if not isinstance(value, dict):
@@ -135,11 +137,11 @@ def _problem(value: Any, shape: Any, place: str) -> str:
         missing = next((key for key in shape if key not in value), None)
         if missing:
             return f"{place} lacks {missing!r}"
-        return next(filter(None, (_problem(value[key], inner, key) for key, inner in shape.items())), "")
+        return next(filter(None, (shape_problem(value[key], inner, key) for key, inner in shape.items())), "")
     if isinstance(shape, list):
         if not isinstance(value, list):
             return f"{place} is not a list"
-        return next(filter(None, (_problem(item, shape[0], place) for item in value)), "")
+        return next(filter(None, (shape_problem(item, shape[0], place) for item in value)), "")
     if isinstance(shape, re.Pattern):
         fits = isinstance(value, str) and shape.fullmatch(value)
     else:
